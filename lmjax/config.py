@@ -1,0 +1,626 @@
+"""The whole schema of a run: frozen dataclasses, a file loaded, overrides applied, JSON, a diff.
+
+This module imports neither JAX nor numpy, so that `--help` answers at once.
+Numbers are data and live here; composition is code and lives in the recipe file's `make_optimizer`.
+"""
+
+import dataclasses
+import importlib.util
+import json
+import re
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+
+class ConfigError(ValueError):
+    """A setting that cannot work: says which key, what was expected, what was found. Exit code 78."""
+
+
+def _require(condition: bool, key: str, expected: str, found: object) -> None:
+    if not condition:
+        raise ConfigError(f"{key}: expected {expected}, found {found!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantity:
+    """A number with a unit, such as `500steps`, `20Mtokens`, `90s`, `24h` or `10%`."""
+
+    value: float
+    kind: Literal["steps", "tokens", "seconds", "progress"]
+
+
+_UNITS = {
+    "step": ("steps", 1.0),
+    "steps": ("steps", 1.0),
+    "token": ("tokens", 1.0),
+    "tokens": ("tokens", 1.0),
+    "s": ("seconds", 1.0),
+    "m": ("seconds", 60.0),
+    "h": ("seconds", 3600.0),
+    "%": ("progress", 0.01),
+}
+_SCALES = {"": 1.0, "k": 1e3, "M": 1e6, "B": 1e9}
+
+
+def parse_quantity(text: str, key: str, kinds: Sequence[str]) -> Quantity:
+    """Read a number with a unit; `kinds` are the kinds that make sense for `key`."""
+    match = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*([kMB]?)(steps?|tokens?|s|m|h|%)", text.strip())
+    examples = {
+        "steps": "500steps",
+        "tokens": "20Mtokens",
+        "seconds": "90s, 20m or 24h",
+        "progress": "10%",
+    }
+    expected = "a number with a unit such as " + ", ".join(examples[kind] for kind in kinds)
+    if match is None:
+        raise ConfigError(f"{key}: expected {expected}, found {text!r}")
+    kind, factor = _UNITS[match[3]]
+    value = round(float(match[1]) * _SCALES[match[2]] * factor, 9)
+    _require(kind in kinds and value > 0, key, expected, text)
+    if kind in ("steps", "tokens"):
+        _require(value == int(value), key, f"a whole number of {kind}", text)
+    return Quantity(value=value, kind=typing.cast(Any, kind))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CleaningConfig:
+    """The cleaning steps, in the order they run; each can be switched."""
+
+    nfc: bool = True
+    """Unicode normal form C, so that one character has one spelling."""
+    controls: bool = True
+    """Drop control characters other than tab and line feed."""
+    whitespace: bool = True
+    """One kind of line end, no blanks at line ends, at most one empty line; indentation stays."""
+    lower: bool = False
+    """Lower-case everything. Harms a language model: it can no longer write capitals."""
+    symbols: bool = False
+    """Strip all but letters, digits and spaces. Harms a language model: no punctuation is left."""
+    stop_words: bool = False
+    """Remove frequent English words. Harms a language model: no sentence stays whole."""
+    min_chars: int = 16
+    """Drop documents with fewer characters; 0 keeps all."""
+    duplicates: bool = True
+    """Drop documents whose cleaned text has been seen before."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.min_chars >= 0, "text.cleaning.min_chars", "a number of at least 0", self.min_chars
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerConfig:
+    """A SentencePiece model: trained here, or given as a file."""
+
+    kind: Literal["bpe", "unigram"] = "bpe"
+    """Both fall back to bytes, so that any text round-trips."""
+    vocab_size: int = 8192
+    """Pieces, the 256 bytes and the special ones included."""
+    file: str | None = None
+    """An existing `.model` to use instead of training one."""
+    sample_bytes: int = 100_000_000
+    """Train on at most this much text, drawn evenly from all documents."""
+
+    def __post_init__(self) -> None:
+        _require(
+            300 <= self.vocab_size <= 1_000_000,
+            "text.tokenizer.vocab_size",
+            "between 300 and 1,000,000 pieces",
+            self.vocab_size,
+        )
+        _require(
+            self.sample_bytes > 0,
+            "text.tokenizer.sample_bytes",
+            "a number above 0",
+            self.sample_bytes,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """Raw text to a corpus of token shards: what `lmjax.prepare` does."""
+
+    sources: tuple[str, ...] = ("python:docs",)
+    """Files, folders, globs, or `python:docs` and `python:source`, which every Python carries."""
+    field: str = "text"
+    """The field of a JSON-lines object or the Parquet column that holds the text."""
+    document_chars: int = 20_000
+    """Plain text files are cut at paragraph ends into documents of at most this many characters."""
+    invalid_utf8: Literal["replace", "skip"] = "replace"
+    """What happens to a document with invalid UTF-8; both are counted."""
+    cleaning: CleaningConfig = CleaningConfig()
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    validation: float = 0.05
+    """Share of documents, chosen by the hash of their text, kept out of training."""
+    shard_tokens: int = 50_000_000
+    """Tokens a shard file holds at most."""
+    processes: int | None = None
+    """Worker processes; none means one a core."""
+
+    def __post_init__(self) -> None:
+        _require(len(self.sources) > 0, "text.sources", "at least one source", self.sources)
+        _require(
+            0 < self.validation < 1, "text.validation", "a share between 0 and 1", self.validation
+        )
+        _require(
+            self.document_chars >= 100,
+            "text.document_chars",
+            "at least 100 characters",
+            self.document_chars,
+        )
+        _require(
+            self.shard_tokens >= 1000, "text.shard_tokens", "at least 1,000", self.shard_tokens
+        )
+        _require(
+            self.processes is None or self.processes >= 1,
+            "text.processes",
+            "at least 1, or none",
+            self.processes,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """A decoder. The defaults are the function of transformers' `NanoChatForCausalLM`.
+
+    GPT-2 is the same module with other numbers: see `configs/gpt2.py`.
+    """
+
+    vocab_size: int | None = None
+    """Rows of the embedding; none means the tokenizer's pieces, rounded up to a multiple of 64."""
+    length: int = 256
+    """Tokens in a row: the context the model is trained on and generates within."""
+    depth: int = 6
+    width: int = 384
+    heads: int = 6
+    kv_heads: int | None = None
+    """Key and value heads (grouped-query attention); none means as many as heads."""
+    head_width: int | None = None
+    """Width of a head; none means width / heads."""
+    ff_width: int | None = None
+    """Width of the feed-forward layer; none means 4 x width."""
+    activation: Literal["relu2", "gelu"] = "relu2"
+    """`gelu` is GPT-2's tanh form."""
+    norm: Literal["rms", "layer"] = "rms"
+    norm_gain: bool = False
+    """Learned gains in the norms (and biases, where `bias` is on)."""
+    norm_epsilon: float = 1e-6
+    embedding_norm: bool = True
+    """A norm between the embedding and the first block."""
+    qk_norm: bool = True
+    """RMS norm of queries and keys, after the rotation."""
+    position: Literal["rope", "learned"] = "rope"
+    rope_base: float = 10_000.0
+    attention_scale: float | None = None
+    """What query-key products are multiplied with; none means 1/sqrt(head width)."""
+    window: int | None = None
+    """Tokens a short-window layer looks back on, itself included; used by S in `window_pattern`."""
+    window_pattern: str = "L"
+    """Repeated over the layers: L sees the whole row, S only `window` tokens, e.g. SSSL."""
+    bias: bool = False
+    tied: bool = False
+    """The head is the embedding, transposed."""
+    softcap: float | None = 15.0
+    """Logits become cap * tanh(logits / cap)."""
+    embedding_std: float = 0.8
+    head_std: float = 0.001
+    """Deviation of an untied head's initial weights."""
+    matrix_std: float | None = None
+    """Deviation of the other initial weights; none means 1/sqrt(fan-in)."""
+    projection_init: Literal["zero", "scaled"] = "zero"
+    """Projections that write to the residual: zero, or matrix_std / sqrt(2 depth) as in GPT-2."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """What blocks compute in; auto is bfloat16 on a GPU and float32 on a CPU."""
+    attention: Literal["auto", "cudnn", "xla"] = "auto"
+    """auto is cuDNN's flash attention on a GPU and XLA's on a CPU; the choice is printed."""
+    unroll: int = 1
+    """Blocks unrolled in one turn of the scan over layers; faster to run, slower to compile."""
+
+    def __post_init__(self) -> None:
+        for name in ("length", "depth", "width", "heads", "unroll"):
+            _require(getattr(self, name) >= 1, f"model.{name}", "at least 1", getattr(self, name))
+        for name in ("vocab_size", "kv_heads", "head_width", "ff_width", "window"):
+            value = getattr(self, name)
+            _require(
+                value is None or value >= 1, f"model.{name}", "at least 1, or none", value
+            )
+        if self.head_width is None:
+            _require(
+                self.width % self.heads == 0,
+                "model.heads",
+                f"a divisor of model.width ({self.width}), or model.head_width given",
+                self.heads,
+            )
+        if self.kv_heads is not None:
+            _require(
+                self.heads % self.kv_heads == 0,
+                "model.kv_heads",
+                f"a divisor of model.heads ({self.heads})",
+                self.kv_heads,
+            )
+        if self.position == "rope":
+            _require(
+                self.K % 2 == 0, "model.head_width", "an even number, for the rotation", self.K
+            )
+        pattern = self.window_pattern
+        _require(
+            bool(pattern) and set(pattern) <= {"S", "L"},
+            "model.window_pattern",
+            "a string of S and L",
+            pattern,
+        )
+        _require(
+            self.depth % len(pattern) == 0,
+            "model.window_pattern",
+            f"a length that divides model.depth ({self.depth})",
+            pattern,
+        )
+        _require(
+            "S" not in pattern or self.window is not None,
+            "model.window",
+            "a number of tokens, since model.window_pattern holds an S",
+            self.window,
+        )
+        _require(
+            self.softcap is None or self.softcap > 0,
+            "model.softcap",
+            "a number above 0, or none",
+            self.softcap,
+        )
+
+    @property
+    def K(self) -> int:
+        """Width of a head."""
+        return self.head_width if self.head_width is not None else self.width // self.heads
+
+    @property
+    def KV(self) -> int:
+        """Key and value heads."""
+        return self.kv_heads if self.kv_heads is not None else self.heads
+
+    @property
+    def F(self) -> int:
+        """Width of the feed-forward layer."""
+        return self.ff_width if self.ff_width is not None else 4 * self.width
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchConfig:
+    """What one update sees."""
+
+    rows: int = 32
+    """Rows an update averages over."""
+    micro_rows: int | None = None
+    """Rows computed at a time; must divide `rows`. None means all at once."""
+    packing: Literal["documents", "contiguous"] = "documents"
+    """Rows that begin at a document's start where possible, or plain slices of the token stream."""
+
+    def __post_init__(self) -> None:
+        _require(self.rows >= 1, "batch.rows", "at least 1", self.rows)
+        micro = self.micro_rows
+        _require(
+            micro is None or (micro >= 1 and self.rows % micro == 0),
+            "batch.micro_rows",
+            f"a divisor of batch.rows ({self.rows}), or none",
+            micro,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """The numbers of `optimizers.muon_adamw`, the default, and of `optimizers.adamw`."""
+
+    learning_rate: float = 0.02
+    """Of the matrices in the blocks (Muon), or of everything (`adamw`)."""
+    embedding_learning_rate: float = 0.3
+    """Of the embedding tables (`muon_adamw`)."""
+    head_learning_rate: float = 0.008
+    """Of the untied head (`muon_adamw`)."""
+    vector_learning_rate: float = 0.01
+    """Of gains and biases (`muon_adamw`)."""
+    momentum: float = 0.95
+    """Of Muon."""
+    beta1: float = 0.8
+    beta2: float = 0.95
+    epsilon: float = 1e-10
+    weight_decay: float = 0.1
+    """Of matrices, times the learning rate; never of embeddings, gains or biases."""
+    clip_norm: float | None = None
+    """Scale the gradient down to this norm; none leaves it."""
+
+    def __post_init__(self) -> None:
+        for name in ("momentum", "beta1", "beta2"):
+            value = getattr(self, name)
+            _require(0 <= value < 1, f"optimizer.{name}", "at least 0 and below 1", value)
+        for field in dataclasses.fields(self):
+            if field.name.endswith("learning_rate") or field.name in ("weight_decay", "epsilon"):
+                value = getattr(self, field.name)
+                _require(value >= 0, f"optimizer.{field.name}", "at least 0", value)
+        _require(
+            self.clip_norm is None or self.clip_norm > 0,
+            "optimizer.clip_norm",
+            "a number above 0, or none",
+            self.clip_norm,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """The learning rate's factor over progress, from 0 (start) to 1 (the budget is spent)."""
+
+    kind: Literal["wsd", "cosine", "linear", "triangular"] = "wsd"
+    """wsd: warm-up, constant, then linear to the floor."""
+    warmup: float = 0.02
+    """Share of the run over which the factor rises from 0 to 1 (all kinds but triangular)."""
+    cooldown: float = 0.6
+    """Share of the run over which wsd falls."""
+    peak: float = 0.75
+    """Progress at which triangular, which rises from a quarter, reaches 1."""
+    floor: float = 0.0
+    """The factor at the end."""
+
+    def __post_init__(self) -> None:
+        for name in ("warmup", "cooldown", "peak", "floor"):
+            value = getattr(self, name)
+            _require(0 <= value <= 1, f"schedule.{name}", "between 0 and 1", value)
+        _require(
+            self.kind != "wsd" or self.warmup + self.cooldown <= 1,
+            "schedule.cooldown",
+            f"at most 1 - schedule.warmup ({1 - self.warmup:g})",
+            self.cooldown,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """When and how the validation set is read."""
+
+    every: str = "10%"
+    """In steps or per cent of the budget, e.g. 500steps or 10%; the end is always evaluated."""
+    rows: int = 32
+    """Rows computed at a time; the result does not depend on it."""
+    max_rows: int | None = None
+    """Read only the first rows while training; none reads all. The end always reads all."""
+
+    def __post_init__(self) -> None:
+        parse_quantity(self.every, "evaluation.every", ("steps", "progress"))
+        _require(self.rows >= 1, "evaluation.rows", "at least 1", self.rows)
+        _require(
+            self.max_rows is None or self.max_rows >= 1,
+            "evaluation.max_rows",
+            "at least 1, or none",
+            self.max_rows,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """When the state is saved; the first step (which tests the disk) and the last always are."""
+
+    every: str = "10m"
+    """In steps, minutes or per cent of the budget, e.g. 1000steps, 10m or 5%."""
+    keep: int = 2
+    """Newest checkpoints kept; the one with the best validation loss is kept beside them."""
+
+    def __post_init__(self) -> None:
+        parse_quantity(self.every, "checkpoint.every", ("steps", "seconds", "progress"))
+        _require(self.keep >= 1, "checkpoint.keep", "at least 1", self.keep)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogConfig:
+    """What is written while training."""
+
+    every: int = 10
+    """Steps between two lines of `metrics.jsonl`."""
+
+    def __post_init__(self) -> None:
+        _require(self.every >= 1, "log.every", "at least 1", self.every)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig:
+    """What the trained model writes at the end, one text a prompt."""
+
+    prompts: tuple[str, ...] = ()
+    max_tokens: int = 64
+    temperature: float = 0.8
+    top_k: int | None = 50
+
+    def __post_init__(self) -> None:
+        _require(self.max_tokens >= 1, "sample.max_tokens", "at least 1", self.max_tokens)
+        _require(self.temperature >= 0, "sample.temperature", "at least 0", self.temperature)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One run."""
+
+    budget: str = "20m"
+    """How long to train: 500steps, 20Mtokens, 90s, 20m, 24h."""
+    data: str = "corpora/python-docs"
+    """The corpus folder; prepared from `text` if it is not there."""
+    run: str = "runs/default"
+    """The run folder; the same command resumes it."""
+    seed: int = 0
+    text: TextConfig = TextConfig()
+    model: TransformerConfig = TransformerConfig()
+    batch: BatchConfig = BatchConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    log: LogConfig = LogConfig()
+    sample: SampleConfig = SampleConfig()
+
+    def __post_init__(self) -> None:
+        parse_quantity(self.budget, "budget", ("steps", "tokens", "seconds"))
+        _require(0 <= self.seed < 2**31, "seed", "a whole number from 0 to 2**31 - 1", self.seed)
+
+
+class Recipe(NamedTuple):
+    """A recipe file, loaded: its numbers after overrides, and its optimizer if it composes one."""
+
+    config: Config
+    make_optimizer: Callable[[Config], Any] | None
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Load a recipe file and apply overrides written as on the command line.
+
+    Raises ConfigError for a missing file, an unknown key, a wrong type or an impossible value.
+    """
+    config, make_optimizer = _read_recipe(Path(path))
+    if overrides:
+        try:
+            config = _override(config, ["--config", str(path), *overrides], "lmjax", quiet=True)
+        except SystemExit as stop:
+            raise ConfigError(str(stop.__cause__ or stop)) from None
+    return Recipe(config, make_optimizer)
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """The numbers of a recipe file (or of a run's `config.json`), with overrides applied.
+
+    `overrides` are written as on the command line: `["--model.depth", "6", "--budget", "20m"]`.
+    """
+    return load_recipe(path, overrides).config
+
+
+def parse_command_line(verb: str, about: str, argv: Sequence[str] | None = None) -> Recipe:
+    """Read `--config FILE` and dotted overrides; prints help or the error and exits (0 or 78)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    default, make_optimizer = Config(), None
+    path = _path_argument(arguments)
+    if path is not None:
+        try:
+            default, make_optimizer = _read_recipe(Path(path))
+        except ConfigError as error:
+            print(f"lmjax: {error}", file=sys.stderr)
+            raise SystemExit(78) from None
+    program = f"python -m lmjax.{verb}"
+    return Recipe(_override(default, arguments, program, about), make_optimizer)
+
+
+def _path_argument(arguments: Sequence[str]) -> str | None:
+    for index, argument in enumerate(arguments):
+        if argument == "--config" and index + 1 < len(arguments):
+            return arguments[index + 1]
+        if argument.startswith("--config="):
+            return argument.removeprefix("--config=")
+    return None
+
+
+def _override(
+    config: Config, arguments: Sequence[str], program: str, about: str = "", quiet: bool = False
+) -> Config:
+    import contextlib
+    import io
+    from typing import Annotated
+
+    import tyro
+
+    about_config = "The recipe file, e.g. configs/quickstart.py, or the config.json of a run."
+    command_line = dataclasses.make_dataclass(
+        "CommandLine",
+        [
+            ("config", Annotated[str, tyro.conf.arg(help=about_config)]),
+            ("settings", Annotated[Config, tyro.conf.arg(name="")], config),
+        ],
+        frozen=True,
+    )
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed) if quiet else contextlib.nullcontext():
+            parsed: Any = tyro.cli(command_line, args=arguments, prog=program, description=about)
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise SystemExit(78) from ConfigError(printed.getvalue().strip() or "bad command line")
+    return typing.cast(Config, parsed.settings)
+
+
+def _read_recipe(path: Path) -> tuple[Config, Callable[[Config], Any] | None]:
+    if not path.is_file():
+        raise ConfigError(f"--config: expected a recipe file, found none at {path}")
+    if path.suffix == ".json":
+        return from_json(path.read_text()), None
+    spec = importlib.util.spec_from_file_location(f"recipe_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"--config: expected a .py or .json file, found {path}")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise ConfigError(f"{path}: expected a function get_config() -> Config, found none")
+    config = module.get_config()
+    if not isinstance(config, Config):
+        raise ConfigError(f"{path}: get_config() must return a Config, it returned {type(config)}")
+    return config, getattr(module, "make_optimizer", None)
+
+
+def to_json(config: Config) -> str:
+    """The config as indented JSON, every value spelt out."""
+    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+
+
+def from_json(text: str) -> Config:
+    """Read what `to_json` wrote. Raises ConfigError for unknown keys and wrong types."""
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"config.json: expected JSON, {error}") from None
+    return typing.cast(Config, _decode(Config, data, ""))
+
+
+def _decode(kind: Any, value: Any, key: str) -> Any:
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise ConfigError(f"{key or 'config'}: expected an object, found {value!r}")
+        hints = typing.get_type_hints(kind)
+        prefix = f"{key}." if key else ""
+        for name in value:
+            if name not in hints:
+                raise ConfigError(f"{prefix}{name}: unknown; the names are {', '.join(hints)}")
+        return kind(**{n: _decode(hints[n], v, prefix + n) for n, v in value.items()})  # type: ignore[operator]
+    origin, options = typing.get_origin(kind), typing.get_args(kind)
+    if origin is tuple and isinstance(value, list):
+        return tuple(_decode(options[0], v, f"{key}[{i}]") for i, v in enumerate(value))
+    if origin is Literal:
+        if value in options:
+            return value
+        raise ConfigError(f"{key}: expected one of {', '.join(map(str, options))}, found {value!r}")
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in options:
+            return None
+        return _decode(next(o for o in options if o is not type(None)), value, key)
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is kind:
+        return value
+    raise ConfigError(f"{key}: expected {getattr(kind, '__name__', kind)}, found {value!r}")
+
+
+def difference(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
+    """The dotted keys in which two configs differ, each with its old and its new value."""
+    old_values, new_values = dict(_leaves(old)), dict(_leaves(new))
+    keys = list(old_values) + [key for key in new_values if key not in old_values]
+    return [
+        (key, old_values.get(key), new_values.get(key))
+        for key in keys
+        if old_values.get(key) != new_values.get(key)
+    ]
+
+
+def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for field in dataclasses.fields(node):
+        value = getattr(node, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _leaves(value, f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}", value
