@@ -1,0 +1,151 @@
+"""Batches of rows, read ahead by threads; the place in the data is one integer, the rows consumed.
+
+Shapes: G micro-batches, B rows, T time, S = T + 1.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import grain
+import numpy as np
+
+from lmjax.data.packing import RowTable
+from lmjax.text.errors import DataError
+
+
+class Batch(NamedTuple):
+    """Rows on the host: for training tokens [G, B, S], for evaluation [B, S] and weights [B, T]."""
+
+    tokens: np.ndarray
+    """int32"""
+    weights: np.ndarray | None = None
+    """float32; none means that every target counts."""
+
+
+class Batches:
+    """An iterator of batches; close it, or use it in a `with`, so that its threads end."""
+
+    wait_seconds: float
+    """Time the consumer has waited for batches."""
+
+    def __init__(self, dataset: grain.IterDataset) -> None:
+        self._iterator = iter(dataset)
+        self.wait_seconds = 0.0
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Batch:
+        start = time.perf_counter()
+        try:
+            batch: Batch = next(self._iterator)
+        finally:
+            self.wait_seconds += time.perf_counter() - start
+        return batch
+
+    def close(self) -> None:
+        """End the reading threads."""
+        self._iterator.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def order(seed: int, rows: int, position: int) -> int:
+    """The row at a position of an endless order that shuffles all rows anew each epoch.
+
+    A pure function: epoch e is the positions from e * rows to (e + 1) * rows.
+    """
+    epoch, index = divmod(position, rows)
+    key = _epoch_key(seed, epoch)
+    return int(grain.experimental.index_shuffle(index, max_index=rows - 1, seed=key, rounds=4))
+
+
+@lru_cache
+def _epoch_key(seed: int, epoch: int) -> int:
+    # Hashed together, so that the second epoch of one seed is not the first of the next seed.
+    return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
+
+
+def batches(
+    table: RowTable,
+    seed: int,
+    position: int,
+    rows: int,
+    micro_rows: int | None = None,
+    threads: int = 2,
+    prefetch: int = 4,
+) -> Batches:
+    """Endless training batches of `rows` rows from `position` on, tokens int32 [G, B, S].
+
+    Which rows come next depends on `seed` and `position` alone. `prefetch` is in batches.
+    A row that cannot be read raises DataError from `next`, naming shard and row.
+    """
+    B = micro_rows or rows
+
+    def read(first: int) -> Batch:
+        tokens_RS = np.empty((rows, table.length + 1), np.int32)
+        for i in range(rows):
+            _write_row(table, order(seed, len(table), first + i), tokens_RS[i])
+        return Batch(tokens_RS.reshape(rows // B, B, -1))
+
+    return _read_ahead(range(position, 2**62, rows), read, threads, prefetch)
+
+
+def evaluation_batches(
+    table: RowTable,
+    rows: int,
+    max_rows: int | None = None,
+    threads: int = 2,
+    prefetch: int = 4,
+) -> Batches:
+    """Every row of a covering table once, tokens int32 [B, S] and weights float32 [B, T].
+
+    The last batch is filled up with rows of weight 0. Rows come in a fixed shuffled order, so that
+    the first `max_rows` of them are a fair sample.
+    """
+    stop = len(table) if max_rows is None else min(max_rows, len(table))
+
+    def read(first: int) -> Batch:
+        tokens_BS = np.zeros((rows, table.length + 1), np.int32)
+        weights_BT = np.zeros((rows, table.length), np.float32)
+        for i in range(min(rows, stop - first)):
+            row = order(0, len(table), first + i)
+            _write_row(table, row, tokens_BS[i])
+            weights_BT[i] = table.weights(row)
+        return Batch(tokens_BS, weights_BT)
+
+    return _read_ahead(range(0, stop, rows), read, threads, prefetch)
+
+
+def digest(tokens: np.ndarray) -> str:
+    """8 bytes of blake2b over a batch's tokens, as hexadecimal digits."""
+    return hashlib.blake2b(tokens.tobytes(), digest_size=8).hexdigest()
+
+
+def _write_row(table: RowTable, row: int, out_S: np.ndarray) -> None:
+    try:
+        table.write_row(row, out_S)
+    except (DataError, OSError) as error:
+        raise DataError(f"row {row}: {error}") from error
+
+
+def _read_ahead(
+    places: range, read: Callable[[int], Batch], threads: int, prefetch: int
+) -> Batches:
+    # Whole batches are Grain's elements: its cost per element is then paid once a batch.
+    dataset: Any = grain.MapDataset.range(places.start, places.stop, places.step).map(read)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
+    return Batches(dataset.to_iter_dataset(options))
