@@ -1,0 +1,67 @@
+"""A tiny Transformer, and parameters that leave nothing at zero."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lmjax.config import TransformerConfig
+from lmjax.models.transformer import Params, Transformer, build
+
+TINY: dict[str, Any] = {
+    "vocab_size": 24,
+    "length": 12,
+    "depth": 2,
+    "width": 16,
+    "heads": 4,
+    "unroll": 1,
+}
+GPT2: dict[str, Any] = {
+    "activation": "gelu",
+    "norm": "layer",
+    "norm_gain": True,
+    "norm_epsilon": 1e-5,
+    "embedding_norm": False,
+    "qk_norm": False,
+    "position": "learned",
+    "bias": True,
+    "tied": True,
+    "softcap": None,
+    "embedding_std": 0.02,
+    "matrix_std": 0.02,
+    "projection_init": "scaled",
+}
+
+
+@pytest.fixture(autouse=True)
+def compile_fast() -> Iterator[None]:
+    """The same programs with fewer passes of XLA: compiling is most of what these tests cost."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture
+def tiny() -> Callable[..., Transformer]:
+    """Builds a tiny model: `tiny(kv_heads=2)`, or `tiny("gpt2")` for the numbers of GPT-2."""
+
+    def make(kind: str = "nanochat", **numbers: Any) -> Transformer:
+        given = TINY | (GPT2 if kind == "gpt2" else {}) | numbers
+        return build(TransformerConfig(**given), "cpu")
+
+    return make
+
+
+@pytest.fixture
+def randomised() -> Callable[[Transformer], Params]:
+    """Parameters of a model, all of them random: zeros of a fresh model could hide errors."""
+
+    def make(model: Transformer) -> Params:
+        rng = np.random.default_rng(1)
+        shapes = jax.eval_shape(model.init, jax.random.key(0))
+        return jax.tree.map(lambda a: jnp.asarray(rng.normal(0, 0.4, a.shape), a.dtype), shapes)
+
+    return make

@@ -1,0 +1,82 @@
+"""Which attention a device runs, and that it is softmax(Q K^T) V over what may be seen."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lmjax.config import ConfigError, TransformerConfig
+from lmjax.models import attention
+
+
+def config(**numbers) -> TransformerConfig:
+    return TransformerConfig(**{"width": 64, "heads": 4, "length": 32, **numbers})
+
+
+def plain(q_BTHK, k_BTNK, v_BTNK, scale, window):
+    """All T x T scores at once, in float64; key heads repeated for their query heads."""
+    repeats = q_BTHK.shape[2] // k_BTNK.shape[2]
+    q, k, v = (np.asarray(a, np.float64) for a in (q_BTHK, k_BTNK, v_BTNK))
+    k, v = np.repeat(k, repeats, axis=2), np.repeat(v, repeats, axis=2)
+    scores = np.einsum("bthk,bshk->bhts", q, k) * scale
+    t, s = np.indices(scores.shape[-2:])
+    scores[..., (s > t) | (t - s >= (window or len(t)))] = -np.inf
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    return np.einsum("bhts,bshk->bthk", weights / weights.sum(-1, keepdims=True), v)
+
+
+@pytest.mark.parametrize(
+    ("T", "H", "N", "window"),
+    [
+        (5, 4, 2, None),
+        (5, 4, 2, 3),
+        (150, 4, 4, None),
+        (150, 4, 2, 100),
+        (150, 4, 1, 7),
+        (150, 2, 1, 1),
+        (150, 2, 2, 500),
+    ],
+)
+def test_blocks_of_queries_give_plain_attention(T, H, N, window):
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.normal(size=(2, T, heads, 8)).astype(np.float32) for heads in (H, N, N))
+    causal = functools.partial(attention.causal, scale=0.3, window=window, implementation="xla")
+    found = jax.jit(causal)(q, k, v)
+    np.testing.assert_allclose(found, plain(q, k, v, 0.3, window), rtol=1e-5, atol=1e-6)
+
+
+def test_statistics_are_float32_in_bfloat16():
+    # 600 equal keys: a sum of weights in bfloat16 would stop growing at 256 of them.
+    ones = jnp.ones((1, 600, 1, 8), jnp.bfloat16)
+    last = jnp.array([[599]])
+    cached = functools.partial(attention.cached, scale=1.0, window=None)
+    found = jax.jit(cached)(ones[:, :1], ones, ones, last)
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_allclose(found.astype(jnp.float32), 1.0, rtol=0.005)
+
+
+def test_auto_is_xla_on_a_cpu_and_cudnn_on_a_gpu():
+    assert attention.choose(config(), "cpu", jnp.dtype("float32")) == "xla"
+    assert attention.choose(config(), "gpu", jnp.dtype("bfloat16")) == "cudnn"
+
+
+def test_xla_is_taken_as_asked_on_any_device():
+    asked = config(attention="xla", length=33)
+    assert attention.choose(asked, "gpu", jnp.dtype("float32")) == "xla"
+
+
+@pytest.mark.parametrize(
+    ("numbers", "platform", "dtype", "key"),
+    [
+        ({"attention": "cudnn"}, "cpu", "bfloat16", "model.attention"),
+        ({}, "gpu", "float32", "model.dtype"),
+        ({"head_width": 20}, "gpu", "bfloat16", "model.head_width"),
+        ({"head_width": 136}, "gpu", "bfloat16", "model.head_width"),
+        ({"length": 33}, "gpu", "bfloat16", "model.length"),
+    ],
+)
+def test_a_rule_of_cudnn_that_is_broken_is_named(numbers, platform, dtype, key):
+    with pytest.raises(ConfigError, match=rf"^{key}: expected .*--model.attention xla"):
+        attention.choose(config(**numbers), platform, jnp.dtype(dtype))
