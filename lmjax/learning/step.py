@@ -1,0 +1,94 @@
+"""The train step: pure, compiled once, its state donated.
+
+Shapes: G micro-batches, B rows, S = T + 1 tokens.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lmjax.data.loader import Batch
+from lmjax.learning.objective import Apply, Objective, Sums
+
+
+class TrainState(NamedTuple):
+    """All that an update changes."""
+
+    step: jax.Array
+    params: Any
+    opt_state: Any
+
+
+class Metrics(NamedTuple):
+    """What a step tells: float32 scalars, still on the device."""
+
+    loss: jax.Array
+    grad_norm: jax.Array
+    learning_rate: jax.Array
+    skipped: jax.Array
+
+
+TrainStep = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]
+
+
+def init_state(params: Any, tx: optax.GradientTransformation) -> TrainState:
+    """A state at step 0."""
+    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
+
+
+def make_train_step(
+    apply: Apply,
+    objective: Objective,
+    tx: optax.GradientTransformation,
+    learning_rate: Callable[[jax.Array], jax.Array],
+    seed: int,
+) -> TrainStep:
+    """Build `train_step(state, batch, progress) -> (state, metrics)`.
+
+    Gradients are summed over the micro-batches and divided once by the number of targets, so that
+    G micro-batches of B rows give what one batch of G x B rows gives. An update that is not finite
+    is dropped: parameters and optimizer state stay as they are, bit for bit, and `skipped` is 1.
+    `batch` holds tokens [G, B, S]. `tx` gets `progress` as an extra argument; `learning_rate` of
+    progress is only reported.
+    """
+    tx = optax.with_extra_args_support(tx)
+
+    def train_step(
+        state: TrainState, batch: Batch, progress: jax.Array
+    ) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+
+        def loss(params: Any, micro: Batch, key: jax.Array) -> tuple[jax.Array, Sums]:
+            sums = objective(apply, params, micro, key)
+            return sums.loss, sums
+
+        def accumulate(carry: Any, inputs: tuple[jax.Array, Batch]) -> tuple[Any, None]:
+            index, micro = inputs
+            grads, sums = jax.grad(loss, has_aux=True)(
+                state.params, micro, jax.random.fold_in(key, index)
+            )
+            return jax.tree.map(jnp.add, carry, (grads, sums)), None
+
+        G = batch.tokens.shape[0]
+        zeros = jax.tree.map(jnp.zeros_like, state.params), Sums(jnp.zeros(()), jnp.zeros(()))
+        (grads, sums), _ = jax.lax.scan(accumulate, zeros, (jnp.arange(G), batch))
+        grads = jax.tree.map(lambda g: g / sums.count, grads)
+
+        grad_norm = optax.tree.norm(grads)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params, progress=progress)
+        params = optax.apply_updates(state.params, updates)
+        mean_loss = sums.loss / sums.count
+        told = jnp.stack([mean_loss, grad_norm, optax.tree.norm(updates)])
+        finite = jnp.isfinite(told).all()
+        params, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old),
+            (params, opt_state),
+            (state.params, state.opt_state),
+        )
+        metrics = Metrics(mean_loss, grad_norm, learning_rate(progress), 1.0 - finite)
+        return TrainState(state.step + 1, params, opt_state), metrics
+
+    return train_step

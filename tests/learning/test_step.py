@@ -1,0 +1,231 @@
+"""The train step: what it computes, what it drops, what it costs.
+
+Most tests train a bigram model: the logits after a token are a row of the table `embedding`.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lmjax.config import Config
+from lmjax.data.loader import Batch
+from lmjax.learning import optimizers, schedules
+from lmjax.learning.objective import Sums, next_token
+from lmjax.learning.step import init_state, make_train_step
+
+V = 12
+
+
+def bigram(params, tokens_BT):
+    return params["embedding"][tokens_BT]
+
+
+def table() -> dict[str, jax.Array]:
+    return {"embedding": jnp.asarray(np.random.default_rng(0).normal(size=(V, V)), jnp.float32)}
+
+
+def layered(params, tokens_BT):
+    """A model with a parameter in three of the optimizer's groups."""
+    h_BTD = jnp.tanh(params["embedding"][tokens_BT] @ params["up"]["kernel"][0])
+    return h_BTD @ params["head"].T
+
+
+def layers() -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    normal = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
+    return {"embedding": normal(V, 8), "up": {"kernel": normal(1, 8, 6)}, "head": normal(V, 6)}
+
+
+def batch(G: int, B: int, T: int = 6, weighted: bool = False, seed: int = 0) -> Batch:
+    rng = np.random.default_rng(seed)
+    tokens_GBS = rng.integers(0, V, (G, B, T + 1)).astype(np.int32)
+    weights_GBT = rng.uniform(0, 2, (G, B, T)).astype(np.float32) * (rng.random((G, B, T)) < 0.7)
+    return Batch(tokens_GBS, weights_GBT.astype(np.float32) if weighted else None)
+
+
+def compiled(tx, apply=bigram, objective=next_token, seed: int = 0):
+    step = make_train_step(apply, objective, tx, lambda progress: 0.5 * progress, seed)
+    return jax.jit(step, donate_argnums=0)
+
+
+def bits(tree) -> list[bytes]:
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
+
+
+def assert_close(one, two, tolerance: float = 1e-6) -> None:
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), one, two
+    )
+
+
+def test_micro_batches_are_one_big_batch():
+    cut = batch(4, 2, weighted=True)
+    whole = jax.tree.map(lambda a: a.reshape(1, 8, *a.shape[2:]), cut)
+    step = compiled(optax.sgd(1.0), layered)
+    results = [step(init_state(layers(), optax.sgd(1.0)), given, 0.0) for given in (cut, whole)]
+    assert_close(results[0][0].params, results[1][0].params)
+    assert_close(results[0][1], results[1][1])
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_steps_are_those_of_a_plain_loop(weighted):
+    tx = optax.sgd(0.5, momentum=0.9)
+    step, state = compiled(tx), init_state(table(), tx)
+    expected = np.float64(table()["embedding"])
+    velocity = np.zeros_like(expected)
+    for number in range(4):
+        tokens_GBS, weights_GBT = given = batch(3, 2, weighted=weighted, seed=number)
+        state, metrics = step(state, given, 0.1)
+
+        inputs, targets = tokens_GBS[..., :-1].ravel(), tokens_GBS[..., 1:].ravel()
+        weights = np.ones(inputs.size) if weights_GBT is None else np.float64(weights_GBT.ravel())
+        chances = np.exp(expected[inputs])
+        chances /= chances.sum(-1, keepdims=True)
+        loss = -(np.log(chances[np.arange(inputs.size), targets]) * weights).sum() / weights.sum()
+        errors = (chances - np.eye(V)[targets]) * weights[:, None] / weights.sum()
+        gradient = np.zeros_like(expected)
+        np.add.at(gradient, inputs, errors)
+        velocity = 0.9 * velocity + gradient
+        expected -= 0.5 * velocity
+
+        assert state.step == number + 1
+        found = (metrics.loss, metrics.grad_norm, metrics.learning_rate, metrics.skipped)
+        assert_close(found, (loss, np.linalg.norm(gradient), 0.05, 0.0), 1e-5)
+        assert_close(state.params["embedding"], expected, 1e-5)
+
+
+def test_nothing_counted_or_not_a_number_drops_the_update():
+    tx = optimizers.adamw(Config())
+    step, state = compiled(tx), init_state(table(), tx)
+    state, _ = step(state, batch(2, 2, weighted=True), 0.5)
+    before = bits((state.params, state.opt_state))
+    good = batch(2, 2, weighted=True)
+    nowhere = good._replace(weights=np.zeros_like(good.weights))
+    broken = good._replace(weights=good.weights.copy())
+    broken.weights[1, 0, 0] = np.nan
+    for number, bad in enumerate([nowhere, broken]):
+        state, metrics = step(state, bad, 0.5)
+        assert (metrics.skipped, state.step) == (1, number + 2)
+        assert bits((state.params, state.opt_state)) == before
+    state, metrics = step(state, good, 0.5)
+    assert (metrics.skipped, state.step) == (0, 4)
+    assert bits(state.params) != before[:1]
+
+
+def test_an_infinite_gradient_of_a_finite_loss_drops_the_update():
+    def objective(apply, params, batch, key):
+        return Sums(jnp.sqrt(jnp.abs(params["embedding"] - 1).sum()), jnp.ones(()))
+
+    tx = optax.chain(optax.clip(1.0), optax.sgd(1.0))  # hides it from the update
+    state = init_state({"embedding": jnp.ones((V, V))}, tx)
+    state, metrics = compiled(tx, objective=objective)(state, batch(1, 1), 0.0)
+    assert (metrics.loss, metrics.skipped) == (0, 1)
+    assert (state.params["embedding"] == 1).all()
+
+
+def test_an_infinite_update_of_a_finite_gradient_is_dropped():
+    tx = optax.chain(optax.trace(0.9), optax.scale_by_schedule(lambda count: 1 / (count - 1)))
+    step, state = compiled(tx), init_state(table(), tx)
+    state, metrics = step(state, batch(1, 2), 0.0)
+    before = bits((state.params, state.opt_state))
+    state, metrics = step(state, batch(1, 2), 0.0)
+    assert np.isfinite([metrics.loss, metrics.grad_norm]).all()
+    assert metrics.skipped == 1
+    assert bits((state.params, state.opt_state)) == before
+
+
+def test_many_steps_are_compiled_once():
+    traces = []
+
+    def apply(params, tokens_BT):
+        traces.append(tokens_BT.shape)
+        return layered(params, tokens_BT)
+
+    tx = optimizers.muon_adamw(Config())
+    step, state = compiled(tx, apply), init_state(layers(), tx)
+    for number in range(6):
+        state, _ = step(state, batch(2, 2, seed=number), np.float32(number / 6))
+        if number == 0:
+            first = len(traces)
+    assert len(traces) == first
+
+
+def test_the_state_is_donated_and_never_copied():
+    tx = optax.adam(0.1)
+    step, state = compiled(tx), init_state(table(), tx)
+    step(state, batch(1, 2), 0.0)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+
+
+def draws(seed: int) -> np.ndarray:
+    """What an objective draws: 3 steps of 2 micro-batches, read off the gradient."""
+
+    def objective(apply, params, batch, key):
+        return Sums(params["x"][batch.tokens[0, 0]] * jax.random.uniform(key), jnp.ones(()))
+
+    step = compiled(optax.sgd(1.0), objective=objective, seed=seed)
+    state, sums = init_state({"x": jnp.zeros(2)}, optax.sgd(1.0)), [np.zeros(2)]
+    for _ in range(3):
+        state, _ = step(state, Batch(np.arange(2, dtype=np.int32).reshape(2, 1, 1)), 0.0)
+        sums.append(np.asarray(state.params["x"]))
+    return -2 * np.diff(sums, axis=0)
+
+
+def test_every_micro_batch_of_every_step_draws_anew():
+    drawn = draws(seed=0)
+    assert np.ptp(np.sort(drawn.ravel())) > 0.1
+    assert np.diff(np.sort(drawn.ravel())).min() > 1e-4
+    assert (draws(seed=0) == drawn).all()
+    assert np.abs(draws(seed=1) - drawn).min() > 1e-4
+    root = jax.random.fold_in(jax.random.key(0), 2)
+    expected = [jax.random.uniform(jax.random.fold_in(root, index)) for index in range(2)]
+    np.testing.assert_allclose(drawn[2], expected, atol=1e-6)
+
+
+# ---- Optimizers that a user composes
+
+
+def sign_of_momentum() -> optax.GradientTransformationExtraArgs:
+    """A user's own transformation, with a state and an eye on progress."""
+
+    def update(updates, state, params=None, *, progress, **_):
+        state = jax.tree.map(lambda m, g: 0.9 * m + g, state, updates)
+        return jax.tree.map(lambda m: -0.2 * (1 - progress) * jnp.sign(m), state), state
+
+    return optax.GradientTransformationExtraArgs(
+        lambda params: jax.tree.map(jnp.zeros_like, params), update
+    )
+
+
+COMPOSED = {
+    "user's own": lambda: optax.chain(optax.clip_by_global_norm(1.0), sign_of_momentum()),
+    "schedule on steps": lambda: optax.inject_hyperparams(optax.adam)(
+        optax.cosine_decay_schedule(0.3, 20)
+    ),
+    "partition": lambda: optax.partition(
+        {
+            "embedding": optax.chain(
+                optax.scale_by_adam(), optimizers.descend(0.2, schedules.make(Config().schedule))
+            )
+        },
+        optimizers.groups,
+    ),
+    "alias": lambda: optax.adamw(0.2),
+}
+
+
+@pytest.mark.parametrize("name", COMPOSED)
+def test_any_optax_chain_trains(name):
+    tx = COMPOSED[name]()
+    state, given = init_state(table(), tx), batch(2, 4)
+    # Compiled ahead, as the loop does it: the state that comes out must fit where it went in.
+    step = compiled(tx).lower(state, given, np.float32(0)).compile()
+    losses = []
+    for number in range(20):
+        state, metrics = step(state, given, np.float32(number / 20))
+        losses.append(float(metrics.loss))
+    assert losses[-1] < 0.6 * losses[0]
