@@ -1,0 +1,160 @@
+"""Budgets: progress from 0 to 1 as a piecewise-linear function of the step.
+
+A budget in steps or tokens is one piece. A budget in time gets a new piece at declared steps, its
+rate estimated from the throughput measured so far; each piece is journalled, so a run lands on its
+deadline and can still be repeated bit for bit.
+"""
+
+import itertools
+import math
+import time
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from lmjax.config import Config, parse_quantity
+
+
+class Piece(NamedTuple):
+    """From `step` on, progress is `progress` and grows by `rate` a step."""
+
+    step: int
+    progress: float
+    rate: float
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The pieces, in the order of their steps."""
+
+    pieces: tuple[Piece, ...]
+
+    def at(self, step: int) -> float:
+        """Progress before update number `step` (counted from 0), from 0 to 1, in float64."""
+        piece = max((p for p in self.pieces if p.step <= step), key=lambda p: p.step)
+        # Rounded, or 107 steps of 1/107 would not add up to 1, and a run would take 108.
+        return min(1.0, round(piece.progress + (step - piece.step) * piece.rate, 12))
+
+    @property
+    def end(self) -> float:
+        """The step at which progress reaches 1, by the last piece; infinite if it stands still."""
+        step, progress, rate = self.pieces[-1]
+        if progress >= 1:
+            return step
+        return step + round((1 - progress) / rate) if rate > 0 else math.inf
+
+    def extended(self, piece: Piece) -> "Progress":
+        return Progress((*self.pieces, piece))
+
+
+def crossed(progress: Progress, step: int, share: float) -> bool:
+    """Whether the update that led to `step` took progress past a multiple of `share`."""
+    return step > 0 and _multiples(progress.at(step), share) > _multiples(
+        progress.at(step - 1), share
+    )
+
+
+def _multiples(progress: float, share: float) -> int:
+    return math.floor(progress / share + 1e-9)
+
+
+def start(config: Config) -> Progress:
+    """The first piece. A budget in time stands still at 0 until a step has been measured."""
+    budget = parse_quantity(config.budget, "budget", ("steps", "tokens", "seconds"))
+    if budget.kind == "seconds":
+        return Progress((Piece(0, 0.0, 0.0),))
+    tokens = config.batch.rows * config.model.length
+    steps = budget.value if budget.kind == "steps" else math.ceil(budget.value / tokens)
+    return Progress((Piece(0, 0.0, 1 / steps),))
+
+
+def replayed(config: Config, events: list[dict[str, Any]]) -> Progress:
+    """The first piece and those a run's journal holds."""
+    progress = start(config)
+    for event in events:
+        if event["event"] == "piece":
+            progress = progress.extended(Piece(event["step"], event["progress"], event["rate"]))
+    return progress
+
+
+class Clock:
+    """Seconds the run has used, those of earlier processes included.
+
+    Counted from the moment this process took the run folder; time between processes is not.
+    """
+
+    def __init__(self, carried: float) -> None:
+        self._start = time.monotonic() - carried
+
+    def elapsed(self) -> float:
+        return time.monotonic() - self._start
+
+
+class Pacer:
+    """Decides, for a budget in time, when and how progress bends; idle for other budgets.
+
+    Room is left for what comes beside the updates: the evaluations on the way, the last one over
+    the whole split, and the last save, each as long as the one before. No piece begins before step
+    `reached`, to which a killed process has written metrics: the same lines are written again.
+    """
+
+    # A tenth of the steps left between two estimates: the last one is made a step before the end,
+    # and a day-long run holds about a hundred pieces.
+    _STEPS_AHEAD = 10
+
+    def __init__(self, config: Config, reached: int = 0) -> None:
+        budget = parse_quantity(config.budget, "budget", ("steps", "tokens", "seconds"))
+        every = parse_quantity(config.evaluation.every, "", ("steps", "progress"))
+        self._seconds = budget.value if budget.kind == "seconds" else None
+        self._evaluate_every = every
+        self._evaluate = self._evaluate_all = self._save = 0.0
+        self._aside = 0.0
+        self._mark: tuple[int, float] | None = None
+        self._next = reached
+
+    def evaluated(self, seconds: float, share: float) -> None:
+        """Note how long an evaluation of a share of the rows took."""
+        self._evaluate, self._evaluate_all = seconds, seconds / share
+        self._aside += seconds
+
+    def saved(self, seconds: float) -> None:
+        """Note how long the loop waited for a save."""
+        self._save = max(self._save, seconds)
+        self._aside += seconds
+
+    def due(self, progress: Progress, step: int) -> bool:
+        """Whether to estimate at this step; never where a piece is already journalled."""
+        return self._seconds is not None and step >= self._next and step > progress.pieces[-1].step
+
+    def estimate(self, progress: Progress, step: int, elapsed: float) -> Piece | None:
+        """The piece that lands on the deadline from here; none before two steps are measured."""
+        assert self._seconds is not None
+        training = elapsed - self._aside
+        if self._mark is None:
+            self._mark, self._next = (step, training), step + 2
+            return None
+        seconds_a_step = (training - self._mark[1]) / (step - self._mark[0])
+        at = progress.at(step)
+        left = self._seconds - elapsed - self._evaluate_all - self._save
+        steps = self._fitting(progress, step, left, seconds_a_step)
+        self._mark = (step, training)
+        self._next = step + max(1, steps // self._STEPS_AHEAD)
+        return Piece(step, at, (1 - at) / steps) if steps > 0 else Piece(step, 1.0, 0.0)
+
+    def _fitting(self, progress: Progress, step: int, left: float, seconds_a_step: float) -> int:
+        """The most steps that fit, with the evaluation due at this step and those on the way."""
+        seconds, every = self._evaluate, self._evaluate_every.value
+        if self._evaluate_every.kind == "progress":
+            left -= crossed(progress, step, every) * seconds
+            on_the_way = max(0, math.ceil((1 - progress.at(step)) / every - 1e-6) - 1)
+            return math.floor((left - on_the_way * seconds) / seconds_a_step)
+        left -= (step % every == 0) * seconds
+        least = int(left / (seconds_a_step + seconds / every) / every) - 2
+        best = 0
+        for on_the_way in itertools.count(max(0, least)):
+            fit = math.floor((left - on_the_way * seconds) / seconds_a_step)
+            # One step more, and there would be another evaluation on the way.
+            last = int((step // every + on_the_way + 1) * every) - step
+            best = max(best, min(fit, last))
+            if fit <= last:
+                break
+        return best

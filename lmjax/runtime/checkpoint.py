@@ -1,0 +1,243 @@
+"""Checkpoints: written by Orbax, sealed by us.
+
+`checkpoints/<step>/` holds `params/` and `rest/` (the optimizer state) as Orbax items,
+`numbers.json`, and `seal.json`: the SHA-256 of every file, written last. A folder is filled beside
+its place, forced to disk and renamed, so a step exists if and only if its seal verifies. Orbax
+alone guards neither array data nor JSON: one flipped bit restores silently wrong.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from lmjax.learning.step import TrainState
+from lmjax.text.errors import DataError
+
+FORMAT = 1
+
+
+class Saved(NamedTuple):
+    """A checkpoint whose seal has been verified."""
+
+    step: int
+    folder: Path
+    numbers: dict[str, Any]
+
+
+def steps(folder: Path) -> list[int]:
+    """The steps that have a folder, newest first; says nothing of their seals."""
+    if not folder.is_dir():
+        return []
+    found = (p for p in folder.iterdir() if p.name.isdecimal() and p.is_dir())
+    return sorted((int(p.name) for p in found), reverse=True)
+
+
+def verify(folder: Path) -> Saved:
+    """Read a step's seal and hold every file against it.
+
+    Raises DataError naming the file, the digest expected and the one found.
+    """
+    try:
+        seal = json.loads((folder / "seal.json").read_bytes())
+        expected = dict(seal["files"])
+        if seal["format"] != FORMAT:
+            raise ValueError(f"format: expected {FORMAT}, found {seal['format']!r}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{folder}: expected a sealed checkpoint, its seal.json: {error}") from None
+    found = {_name(folder, path) for path in _files(folder)} - {"seal.json"}
+    for name in sorted(found ^ set(expected)):
+        problem = "missing" if name in expected else "not in the seal"
+        raise DataError(f"{folder / name}: {problem}; this checkpoint cannot be used")
+    for name, digest in expected.items():
+        try:
+            actual = _digest(folder / name)
+        except OSError as error:
+            raise DataError(f"{folder / name}: {error}; this checkpoint cannot be used") from None
+        if actual != digest:
+            raise DataError(
+                f"{folder / name}: expected SHA-256 {digest}, found {actual}; "
+                "this checkpoint cannot be used"
+            )
+    return Saved(int(folder.name), folder, json.loads((folder / "numbers.json").read_bytes()))
+
+
+def newest(folder: Path) -> tuple[Saved | None, list[str]]:
+    """The newest step that verifies, and why newer ones were rejected.
+
+    Raises DataError if there are steps and none verifies.
+    """
+    rejected: list[str] = []
+    for step in steps(folder):
+        try:
+            return verify(folder / str(step)), rejected
+        except DataError as error:
+            rejected.append(str(error))
+    if rejected:
+        reasons = "\n  ".join(rejected)
+        raise DataError(
+            f"{folder}: no checkpoint can be used; nothing was deleted\n  {reasons}\n"
+            "Restore one from a copy, or start another run with --run"
+        )
+    return None, []
+
+
+def restore(item: Path, abstract: Any) -> Any:
+    """Read one item into the structure, shapes and dtypes of `abstract`, as numpy arrays.
+
+    Raises DataError if what was saved differs from it.
+    """
+    arguments = ocp.args.PyTreeRestore(
+        item=abstract, restore_args=ocp.checkpoint_utils.construct_restore_args(abstract)
+    )
+    with _checkpointer() as checkpointer:
+        expected = _shapes(abstract)
+        saved = _shapes(checkpointer.metadata(item.absolute()).item_metadata.tree)
+        for name in sorted(set(expected) | set(saved)):
+            if expected.get(name) != saved.get(name):
+                raise DataError(
+                    f"{item}: {name}: expected {expected.get(name, 'nothing')}, "
+                    f"found {saved.get(name, 'nothing')}; the model or the optimizer has changed"
+                )
+        return checkpointer.restore(item.absolute(), args=arguments)
+
+
+def save(folder: Path, state: TrainState, numbers: dict[str, Any]) -> Path:
+    """Write and seal a step. `state` holds host arrays. Returns its folder."""
+    folder = folder.absolute()  # Orbax takes no other
+    final = folder / str(int(state.step))
+    side = folder / f".saving-{final.name}"
+    shutil.rmtree(side, ignore_errors=True)
+    side.mkdir(parents=True)
+    with _checkpointer() as checkpointer:
+        for name, tree in (("params", state.params), ("rest", state.opt_state)):
+            checkpointer.save(side / name, args=ocp.args.PyTreeSave(tree))
+    (side / "numbers.json").write_text(json.dumps(numbers))
+    seal = {"format": FORMAT, "files": {_name(side, path): _digest(path) for path in _files(side)}}
+    (side / "seal.json").write_text(json.dumps(seal, indent=1))
+    for path in [*_files(side), *(p for p in side.rglob("*") if p.is_dir()), side]:
+        _force(path)
+    _discard(final)
+    side.rename(final)
+    _force(folder)
+    return final
+
+
+def clean(folder: Path, good: int, keep: int, best_of: str | None = None) -> None:
+    """Remove what killed processes left, and all but the newest `keep` steps and the best one.
+
+    The best is the one with the least `best_of` in its numbers. `good` is the newest step known to
+    be whole: newer ones are damaged, so they neither count nor are touched.
+    """
+    for leftover in [*folder.glob(".saving-*"), *folder.glob(".trash-*")]:
+        shutil.rmtree(leftover)
+    found = [step for step in steps(folder) if step <= good]
+    kept = set(found[:keep])
+    scores = {step: _score(folder / str(step), best_of) for step in found}
+    ranked = sorted((score, step) for step, score in scores.items() if score is not None)
+    kept |= {step for _, step in ranked[:1]}
+    for step in found:
+        if step not in kept:
+            _discard(folder / str(step))
+
+
+class SaveError(RuntimeError):
+    """A checkpoint could not be written; earlier ones are untouched. Exit code 75."""
+
+
+class Saver:
+    """Saves in the background, one at a time; the loop waits only for the copy to the host."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder = folder
+        self.keep = keep
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def save(self, state: TrainState, numbers: dict[str, Any]) -> None:
+        """Copy the state and start writing it. Raises SaveError if the save before failed."""
+        self.wait()
+        # A real copy: the step donates these buffers, and on a CPU a view would share them.
+        host = jax.tree.map(lambda a: np.array(a, copy=True), jax.device_get(state))
+        self._thread = threading.Thread(target=self._work, args=(host, numbers), daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Wait for the save under way, and raise SaveError if it failed."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise SaveError(
+                f"{self.folder}: saving failed, earlier steps are whole: {error}"
+            ) from error
+
+    def _work(self, host: TrainState, numbers: dict[str, Any]) -> None:
+        try:
+            save(self.folder, host, numbers)
+            clean(self.folder, int(host.step), self.keep, best_of="val_loss")
+        except BaseException as error:
+            shutil.rmtree(self.folder / f".saving-{int(host.step)}", ignore_errors=True)
+            self._error = error
+
+
+@contextlib.contextmanager
+def _checkpointer() -> Iterator[ocp.Checkpointer]:
+    with contextlib.closing(ocp.Checkpointer(ocp.PyTreeCheckpointHandler())) as checkpointer:
+        yield checkpointer
+
+
+def _shapes(tree: Any) -> dict[str, str]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {_path(path): f"{np.dtype(leaf.dtype)}{list(leaf.shape)}" for path, leaf in leaves}
+
+
+def _path(path: tuple[Any, ...]) -> str:
+    return "/".join(str(getattr(k, "name", getattr(k, "key", getattr(k, "idx", k)))) for k in path)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _name(folder: Path, path: Path) -> str:
+    return path.relative_to(folder).as_posix()
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _force(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _score(folder: Path, name: str | None) -> float | None:
+    try:
+        return json.loads((folder / "numbers.json").read_bytes()).get(name)
+    except (OSError, ValueError):
+        return None
+
+
+def _discard(folder: Path) -> None:
+    """Rename, then delete: a kill in between never leaves half a step under its own name."""
+    if folder.exists():
+        trash = folder.with_name(f".trash-{folder.name}")
+        shutil.rmtree(trash, ignore_errors=True)
+        folder.rename(trash)
+        shutil.rmtree(trash)

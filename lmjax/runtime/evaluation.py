@@ -1,0 +1,61 @@
+"""Evaluation of a model on a whole split: sums over batches, divided once.
+
+Shapes: B batch, T time, S = T + 1, V vocabulary.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from lmjax.data import loader
+from lmjax.data.packing import RowTable
+from lmjax.learning.objective import Objective
+from lmjax.models.transformer import Transformer
+
+
+class Result(NamedTuple):
+    """What an evaluation found. Bits per byte need a tokenizer; they are none without one."""
+
+    loss: float
+    bits_per_byte: float | None
+    perplexity: float
+    tokens: int
+    bytes: int
+
+
+def make_evaluator(
+    model: Transformer,
+    objective: Objective,
+    table: RowTable,
+    bytes_V: np.ndarray | None,
+    rows: int,
+) -> Callable[[Any, int | None], Result]:
+    """Build `evaluate(params, max_rows) -> Result` over a covering table; compiled once.
+
+    The result does not depend on `rows`, the batch size, but for the rounding of float32 sums:
+    padding weighs nothing. `bytes_V` holds the UTF-8 bytes of each token.
+    """
+
+    @jax.jit
+    def sums(params: Any, batch: loader.Batch) -> Any:
+        return objective(model.apply, params, batch, jax.random.key(0))
+
+    def evaluate(params: Any, max_rows: int | None = None) -> Result:
+        loss = count = 0.0
+        size = 0
+        with loader.evaluation_batches(table, rows, max_rows) as batches:
+            for batch in batches:
+                found = jax.device_get(sums(params, jax.device_put(batch)))
+                assert batch.weights is not None
+                if bytes_V is not None:
+                    size += int(bytes_V[batch.tokens[:, 1:][batch.weights > 0]].sum())
+                loss += float(found.loss)
+                count += float(found.count)
+        mean = loss / count
+        bits = None if bytes_V is None else loss / math.log(2) / size
+        return Result(mean, bits, math.exp(min(mean, 700.0)), round(count), size)
+
+    return evaluate

@@ -1,0 +1,131 @@
+"""Text from a model: prompts in, pieces of text out as they are made.
+
+Shapes: B batch, T prompt length, N tokens generated.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lmjax.config import ConfigError
+from lmjax.learning import sampling
+from lmjax.models.transformer import Transformer
+from lmjax.text.tokenizer import Tokenizer
+
+_CHUNK = 16  # tokens a compiled call makes: long enough to be fast, short enough to read along
+
+
+def generate(
+    model: Transformer,
+    params: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    vocab_size: int,
+    max_tokens: int = 128,
+    temperature: float = 0.8,
+    top_k: int | None = None,
+    top_p: float = 1.0,
+    seed: int = 0,
+) -> Iterator[np.ndarray]:
+    """Continue prompts of token ids; yields int32 [B, N] arrays until `max_tokens` are made.
+
+    Prompts may differ in length; none may be empty. What has left the model's context of `length`
+    tokens is forgotten: the latter half of a full context is read anew.
+    Raises ConfigError, a ValueError, for a setting out of range.
+    """
+    checks = [
+        (
+            len(prompts) > 0 and all(map(len, prompts)),
+            "prompts",
+            "at least one token each",
+            prompts,
+        ),
+        (max_tokens >= 1, "max_tokens", "at least 1", max_tokens),
+        (temperature >= 0, "temperature", "at least 0", temperature),
+        (top_k is None or top_k >= 1, "top_k", "at least 1, or none", top_k),
+        (0 < top_p <= 1, "top_p", "above 0 and at most 1", top_p),
+    ]
+    for holds, name, expected, found in checks:
+        if not holds:
+            raise ConfigError(f"{name}: expected {expected}, found {found!r}")
+    return _chunks(model, params, prompts, vocab_size, max_tokens, temperature, top_k, top_p, seed)
+
+
+def _chunks(
+    model: Transformer,
+    params: Any,
+    prompts: Sequence[Sequence[int]],
+    vocab_size: int,
+    max_tokens: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float,
+    seed: int,
+) -> Iterator[np.ndarray]:
+    length = model.config.length
+    texts = [list(prompt) for prompt in prompts]
+    key = jax.random.key(seed)
+    made, room, tail = 0, 0, None
+    while made < max_tokens:
+        if room == 0:
+            keep = length if tail is None else max(1, length // 2)
+            tail = _prefill(model, params, [text[-keep:] for text in texts])
+            room = length - int(tail.position_B.max())
+            key = jax.random.fold_in(key, made)
+        count = min(_CHUNK, room)
+        tail, tokens_BN = sampling.extend(
+            model,
+            params,
+            tail,
+            key,
+            count,
+            vocab_size,
+            jnp.float32(temperature),
+            top_k,
+            jnp.float32(top_p),
+        )
+        new_BN = np.asarray(tokens_BN)[:, : max_tokens - made]
+        for text, new in zip(texts, new_BN.tolist(), strict=True):
+            text.extend(new)
+        made, room = made + new_BN.shape[1], room - count
+        yield new_BN
+
+
+def complete(
+    model: Transformer,
+    params: Any,
+    tokenizer: Tokenizer,
+    prompt: str,
+    *,
+    samples: int = 1,
+    **settings: Any,
+) -> Iterator[Iterator[str]]:
+    """Continue a text `samples` times; each yields pieces of text up to the end of the document.
+
+    All are computed together while the first one is read. `settings` are those of `generate`.
+    """
+    if samples < 1:
+        raise ConfigError(f"samples: expected at least 1, found {samples}")
+    ids = [tokenizer.bos, *tokenizer.encode(prompt)]
+    chunks = generate(model, params, [ids] * samples, vocab_size=tokenizer.vocab_size, **settings)
+
+    def text(row: int, seen: Iterator[np.ndarray]) -> Iterator[str]:
+        made = (id for chunk_BN in seen for id in chunk_BN[row].tolist())
+        return tokenizer.stream(itertools.takewhile(lambda id: id != tokenizer.bos, made))
+
+    return itertools.starmap(text, enumerate(itertools.tee(chunks, samples)))
+
+
+def _prefill(model: Transformer, params: Any, texts: list[list[int]]) -> sampling.Tail:
+    """Pad to a power of two, so that few shapes are ever compiled, and read the texts."""
+    longest = max(map(len, texts))
+    T = min(model.config.length, max(8, 1 << (longest - 1).bit_length()))
+    tokens_BT = np.zeros((len(texts), T), np.int32)
+    for row, text in zip(tokens_BT, texts, strict=True):
+        row[: len(text)] = text
+    length_B = np.array([len(text) for text in texts], np.int32)
+    return sampling.prefill(model, params, jnp.asarray(tokens_BT), jnp.asarray(length_B))

@@ -1,0 +1,34 @@
+"""One writer per run folder: a file lock that the kernel drops when its holder dies."""
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+
+class Locked(RuntimeError):
+    """Another process writes in this run folder. Exit code 73."""
+
+
+@contextlib.contextmanager
+def hold(run: Path) -> Iterator[None]:
+    """Hold the run folder's lock; raises Locked at once, naming who holds it."""
+    run.mkdir(parents=True, exist_ok=True)
+    with (run / "lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise Locked(
+                f"{run}: already being written by {file.read().strip() or 'another process'}; "
+                "wait for it to end, or choose another folder with --run"
+            ) from None
+        file.truncate(0)
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.ctime()}
+        file.write(json.dumps(holder))
+        file.flush()
+        yield

@@ -1,0 +1,164 @@
+"""What a run writes down as it goes: repeatable metrics, timings, and the progress line."""
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from lmjax.config import Config
+from lmjax.data.loader import Batches
+from lmjax.learning.step import Metrics
+from lmjax.runtime import console, device, journal
+from lmjax.runtime.budget import Clock, Progress
+from lmjax.runtime.evaluation import Result
+
+_MOST_SKIPS_IN_A_ROW = 20
+
+
+class Diverged(RuntimeError):
+    """Update after update was not finite. Exit code 70."""
+
+
+class Taken(NamedTuple):
+    """An update that was dispatched: its step, its batch's digest, its progress, what it tells."""
+
+    step: int
+    batch: str
+    progress: float
+    metrics: Metrics
+
+
+class Record:
+    """Takes updates one step late, so that the device never waits for them."""
+
+    def __init__(
+        self,
+        run: Path,
+        config: Config,
+        events: journal.Journal,
+        clock: Clock,
+        batches: Batches,
+        step: int,
+        flops_per_token: float,
+        peak_flops: float,
+    ) -> None:
+        self.screen = console.Console()
+        self._events = events
+        self._metrics = journal.Journal(run / "metrics.jsonl")
+        self._timing = journal.Journal(run / "timing.jsonl")
+        self._metrics.cut(step)
+        evaluations = [e for e in journal.read(self._metrics.path) if "val_loss" in e]
+        self._bits: float | None = evaluations[-1]["val_bits_per_byte"] if evaluations else None
+        self._run, self._every = run, config.log.every
+        self._tokens_a_step = config.batch.rows * config.model.length
+        self._flops_per_token, self._peak_flops = flops_per_token, peak_flops
+        self._clock, self._batches = clock, batches
+        self._pending: list[Taken] = []
+        self._skips = 0
+        self._mark = (clock.elapsed(), step, 0.0)
+
+    def take(self, taken: Taken) -> None:
+        """Note an update whose metrics are still being computed."""
+        self._pending.append(taken)
+
+    def read(self, progress: Progress, leave: int) -> None:
+        """Read metrics off the device, leaving the newest `leave` updates in flight.
+
+        Raises Diverged after too many updates in a row that were not finite.
+        """
+        while len(self._pending) > leave:
+            taken = self._pending.pop(0)
+            self._write(taken._replace(metrics=jax.device_get(taken.metrics)), progress)
+
+    def aside(self, seconds: float) -> None:
+        """Leave time spent on evaluating or saving out of the tokens a second."""
+        self._mark = (self._mark[0] + seconds, *self._mark[1:])
+
+    def evaluation(self, step: int, result: Result) -> None:
+        """Write an evaluation down."""
+        self._bits = result.bits_per_byte
+        self._metrics.write(
+            {
+                "step": step,
+                "val_loss": result.loss,
+                "val_bits_per_byte": result.bits_per_byte,
+                "val_tokens": result.tokens,
+            }
+        )
+
+    def close(self, step: int) -> None:
+        self._timing.write({"step": step, "elapsed": self._clock.elapsed()})
+        self._metrics.close()
+        self._timing.close()
+
+    def _write(self, taken: Taken, progress: Progress) -> None:
+        step, metrics = taken.step, taken.metrics
+        self._skips = self._skips + 1 if metrics.skipped else 0
+        if metrics.skipped:
+            self._events.write({"event": "skip", "step": step, "batch": taken.batch})
+            console.say(
+                f"step {step}: loss {metrics.loss}, gradient norm {metrics.grad_norm}: "
+                "not finite, the update was dropped"
+            )
+        if self._skips >= _MOST_SKIPS_IN_A_ROW:
+            raise Diverged(
+                f"{self._run}: {self._skips} updates in a row were not finite, the last at step "
+                f"{step}; lower the learning rate and start another run"
+            )
+        if step % self._every != 0 and step != 1 and progress.at(step) < 1:
+            return
+        self._metrics.write(
+            {
+                "step": step,
+                "loss": _decimal(metrics.loss),
+                "loss_hex": float(metrics.loss).hex(),
+                "lr": _decimal(metrics.learning_rate),
+                "grad_norm": _decimal(metrics.grad_norm),
+                "tokens": step * self._tokens_a_step,
+                "progress": taken.progress,
+                "skipped": int(metrics.skipped),
+                "batch": taken.batch,
+            }
+        )
+        self._time(taken, progress)
+
+    def _time(self, taken: Taken, progress: Progress) -> None:
+        now, step, waited = self._clock.elapsed(), taken.step, self._batches.wait_seconds
+        seconds = max(now - self._mark[0], 1e-9)
+        steps = max(step - self._mark[1], 1)
+        wait = (waited - self._mark[2]) / seconds
+        self._mark = (now, step, waited)
+        speed = steps * self._tokens_a_step / seconds
+        mfu = speed * self._flops_per_token / self._peak_flops
+        self.screen.show(
+            console.Status(
+                step,
+                progress.end,
+                progress.at(step),
+                float(taken.metrics.loss),
+                self._bits,
+                float(taken.metrics.learning_rate),
+                speed,
+                mfu,
+                wait,
+                (progress.end - step) * seconds / steps,
+            )
+        )
+        self._timing.write(
+            {
+                "step": step,
+                "elapsed": now,
+                "tokens_per_second": speed,
+                "mfu": mfu,
+                "data_wait": wait,
+                "peak_memory_bytes": device.peak_memory_bytes(),
+            }
+        )
+
+
+def _decimal(number: jax.Array) -> float | None:
+    """The shortest decimal that gives back the float32; none for what JSON cannot hold."""
+    value = float(str(np.float32(number)))
+    return value if math.isfinite(value) else None

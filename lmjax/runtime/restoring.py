@@ -1,0 +1,52 @@
+"""A trained model from its run folder, without its optimizer and without its recipe file."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from lmjax.config import Config
+from lmjax.models import transformer
+from lmjax.runtime import checkpoint, run_folder
+from lmjax.runtime.checkpoint import Saved
+from lmjax.text.errors import DataError
+from lmjax.text.tokenizer import Tokenizer, load
+
+
+def find(run: Path, step: int | None) -> Saved:
+    """The newest step of a run whose seal verifies, or the one asked for. Raises DataError."""
+    folder = run / "checkpoints"
+    if step is not None:
+        if step not in checkpoint.steps(folder):
+            have = ", ".join(map(str, reversed(checkpoint.steps(folder)))) or "none"
+            raise DataError(f"{folder}: expected step {step}, found {have}; choose one with --step")
+        return checkpoint.verify(folder / str(step))
+    saved, _ = checkpoint.newest(folder)
+    if saved is None:
+        raise DataError(f"{folder}: expected a checkpoint, found none; train first")
+    return saved
+
+
+def restore(
+    run_dir: str | Path, step: int | None = None
+) -> tuple[transformer.Transformer, transformer.Params, Config]:
+    """The model, its parameters on the device, and the settings of a run.
+
+    `step` defaults to the newest that verifies; a live run can be read. Raises DataError where
+    there is no usable checkpoint.
+    """
+    run = Path(run_dir)
+    config = run_folder.read_config(run)
+    model = transformer.build(config.model, jax.default_backend())
+    return model, load_params(model, find(run, step)), config
+
+
+def load_params(model: transformer.Transformer, saved: Saved) -> Any:
+    """The parameters of a checkpoint, on the device."""
+    abstract = jax.eval_shape(model.init, jax.random.key(0))
+    return jax.device_put(checkpoint.restore(saved.folder / "params", abstract))
+
+
+def restore_tokenizer(run_dir: str | Path) -> Tokenizer:
+    """The tokenizer a run was trained with. Raises DataError where it had none."""
+    return load(Path(run_dir) / "tokenizer.model")

@@ -1,0 +1,110 @@
+"""A run folder explains itself: the settings, what they were resolved to, and what came of them.
+
+config.json  plan.json  tokenizer.model  events.jsonl  metrics.jsonl  timing.jsonl  checkpoints/
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lmjax import config as configuration
+from lmjax.config import Config, ConfigError
+from lmjax.runtime import journal
+from lmjax.text.errors import DataError
+
+FORMAT = 1
+PACKAGES = ("lmjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece")
+
+# What may differ between the processes of one run without changing what is computed.
+_FREE_SETTINGS = ("run", "data")
+
+
+class Drift(ConfigError):
+    """The run was started with other settings. Holds the rows (key, then, now). Exit code 78."""
+
+    def __init__(self, run: Path, rows: Sequence[tuple[str, Any, Any]]) -> None:
+        super().__init__(
+            f"{run}: this run was started with other settings; "
+            "give those, or start another run with --run"
+        )
+        self.rows = list(rows)
+
+
+def read_config(run: Path) -> Config:
+    """The settings a run was started with. Raises DataError where there is no run."""
+    path = run / "config.json"
+    if not path.is_file():
+        raise DataError(f"{run}: expected a run folder, found no config.json in it")
+    return configuration.load_config(path)
+
+
+def check_config(run: Path, config: Config) -> None:
+    """Hold settings against those the run was started with, if it was. Raises Drift."""
+    if not (run / "config.json").exists():
+        return
+    before = read_config(run)
+    if config.model.vocab_size is None and before.model.vocab_size is not None:
+        config = configuration.with_vocabulary(config, before.model.vocab_size)
+    rows = [row for row in configuration.difference(before, config) if row[0] not in _FREE_SETTINGS]
+    if rows:
+        raise Drift(run, rows)
+
+
+def is_done(run: Path) -> bool:
+    """Whether the run has spent its budget and saved its last step."""
+    return any(entry["event"] == "done" for entry in journal.read(run / "events.jsonl"))
+
+
+def write_new(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    side = path.with_name(f".{path.name}.tmp")
+    with side.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    side.replace(path)
+
+
+def check_plan(run: Path, plan: dict[str, Any]) -> None:
+    """Write the plan of a new run, or hold it against that of a run begun before.
+
+    `plan["fixed"]` is what a resumed run must share (digests of corpus, tokenizer, parameter and
+    optimizer structure); the rest (versions, device) is kept for the record. Raises Drift.
+    """
+    path = run / "plan.json"
+    if not path.exists():
+        write_new(path, json.dumps({"format": FORMAT, **plan}, indent=2) + "\n")
+        return
+    before = json.loads(path.read_text())
+    if before.get("format") != FORMAT:
+        raise DataError(f"{path}: expected format {FORMAT}, found {before.get('format')!r}")
+    fixed = before["fixed"]
+    rows = [(k, fixed.get(k), v) for k, v in plan["fixed"].items() if fixed.get(k) != v]
+    if rows:
+        raise Drift(run, rows)
+
+
+def check_tokenizer(run: Path, corpus: Path) -> None:
+    """Hold a corpus's tokenizer against the run's: ids of another one mean other text."""
+    mine, other = run / "tokenizer.model", corpus / "tokenizer.model"
+    if mine.exists() and other.exists() and mine.read_bytes() != other.read_bytes():
+        raise DataError(
+            f"{other}: expected the tokenizer of {run}, found another; prepare the corpus again "
+            f"with --tokenizer {mine}"
+        )
+
+
+def versions() -> dict[str, str]:
+    """The versions that made a run."""
+    found = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"python": platform.python_version(), **found}
+
+
+def digest(text: str | bytes) -> str:
+    """SHA-256, as hexadecimal digits."""
+    return hashlib.sha256(text.encode() if isinstance(text, str) else text).hexdigest()

@@ -1,0 +1,38 @@
+"""One writer per run folder, and none for ever."""
+
+import subprocess
+import sys
+
+import pytest
+
+from lmjax.runtime import lock
+
+HOLD = """
+import pathlib, signal, sys
+from lmjax.runtime import lock
+with lock.hold(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    signal.pause()
+"""
+
+
+def test_the_second_is_refused_until_the_first_dies(tmp_path):
+    run = tmp_path / "runs" / "a"
+    command = [sys.executable, "-c", HOLD, str(run)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        try:
+            with pytest.raises(lock.Locked, match=rf"already being written by .*{holder.pid}"):
+                with lock.hold(run):
+                    pass
+        finally:
+            holder.kill()
+    with lock.hold(run):
+        pass
+
+
+def test_it_can_be_held_again_by_the_same_process(tmp_path):
+    for _ in range(2):
+        with lock.hold(tmp_path):
+            pass
