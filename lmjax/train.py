@@ -1,0 +1,152 @@
+"""Train a language model, or go on training one: `python -m lmjax.train --config FILE`.
+
+The corpus is prepared if it is not there. The same command resumes where the run stopped.
+"""
+
+import contextlib
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lmjax import config as configuration
+from lmjax.config import Config, ConfigError
+from lmjax.text.errors import DataError
+
+if TYPE_CHECKING:
+    import optax
+
+    from lmjax.runtime.evaluation import Result
+
+# JAX is imported where training begins: `--help` and "done" answer without it.
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    recipe = configuration.parse_command_line("train", __doc__, argv)
+    with exit_codes():
+        run = Path(recipe.config.run)
+        if not _is_done(run, recipe.config):
+            _train(recipe.config, recipe.make_optimizer)
+            _write_samples(run, recipe.config)
+        _next_commands(run)
+
+
+def fit(config: Config, optimizer: "optax.GradientTransformation | None" = None) -> Path:
+    """Train as the command does, from Python; returns the run folder.
+
+    `optimizer` is any optax transformation; its update may take `progress` (0 to 1) as an extra
+    argument. None means the default, Muon and AdamW by `config.optimizer`. Raises ConfigError,
+    DataError, or RuntimeError for a run that was interrupted, locked or diverged.
+    """
+    run = Path(config.run)
+    if not _is_done(run, config):
+        _train(config, optimizer=optimizer)
+    return run
+
+
+def _is_done(run: Path, config: Config) -> bool:
+    from lmjax.runtime import run_folder
+
+    run_folder.check_config(run, config)
+    return run_folder.is_done(run)
+
+
+def _train(
+    config: Config,
+    make_optimizer: "Callable[[Config], optax.GradientTransformation] | None" = None,
+    optimizer: "optax.GradientTransformation | None" = None,
+) -> "Result":
+    from lmjax.runtime import lock, run_folder, signals
+
+    run, data = Path(config.run), Path(config.data)
+    with lock.hold(run), signals.listen() as stop:
+        from lmjax.data import corpus as corpora
+        from lmjax.text import corpus as preparation
+
+        if not corpora.exists(data):
+            preparation.prepare(config.text, data)
+        corpus = corpora.open_corpus(data)
+        vocab_size = corpora.padded_vocabulary(corpus, config.model.vocab_size)
+        config = configuration.with_vocabulary(config, vocab_size)
+        run_folder.check_config(run, config)
+        run_folder.write_new(run / "config.json", configuration.to_json(config))
+        if corpus.tokenizer is not None:
+            shutil.copyfile(data / "tokenizer.model", run / "tokenizer.model")
+
+        from lmjax.learning import optimizers
+        from lmjax.runtime import device, loop
+
+        device.cache_compilations()
+        rate = optimizers.learning_rate(config) if optimizer is None else optimizers.unknown_rate
+        tx = optimizer or (make_optimizer or optimizers.muon_adamw)(config)
+        return loop.train(config, run, corpus, tx, rate, stop)
+
+
+def _write_samples(run: Path, config: Config) -> None:
+    from lmjax.runtime import console
+    from lmjax.runtime.restoring import restore, restore_tokenizer
+
+    if not config.sample.prompts:
+        return
+    from lmjax.runtime.generation import complete
+
+    model, params, _ = restore(run)
+    tokenizer = restore_tokenizer(run)
+    for prompt in config.sample.prompts:
+        (text,) = complete(
+            model,
+            params,
+            tokenizer,
+            prompt,
+            max_tokens=config.sample.max_tokens,
+            temperature=config.sample.temperature,
+            top_k=config.sample.top_k,
+            seed=config.seed,
+        )
+        console.say(f"\n{prompt}{''.join(text)}")
+
+
+def _next_commands(run: Path) -> None:
+    from lmjax.runtime import console, journal
+
+    results = [e for e in journal.read(run / "metrics.jsonl") if "val_loss" in e]
+    for entry in results[-1:]:
+        bits = entry["val_bits_per_byte"]
+        in_bits = "" if bits is None else f", {bits:.4f} bits per byte"
+        console.say(
+            f"\ndone: step {entry['step']}, validation loss {entry['val_loss']:.4f}{in_bits}"
+        )
+    console.say(
+        f"run folder: {run}\nnext:\n"
+        f"  python -m lmjax.evaluate --run {run}\n"
+        f'  python -m lmjax.generate --run {run} --prompt "The"\n'
+        f"  python -m lmjax.train --help"
+    )
+
+
+@contextlib.contextmanager
+def exit_codes() -> Iterator[None]:
+    """Turn the errors that a user can act on into a message and an exit code (sysexits.h)."""
+    from lmjax.runtime import console, lock, run_folder
+
+    code: dict[type[BaseException], int] = {ConfigError: 78, DataError: 65, lock.Locked: 73}
+    try:
+        yield
+    except run_folder.Drift as error:
+        console.differences(error.rows, "the run has", "you asked for")
+        console.say(f"lmjax: {error}")
+        sys.exit(78)
+    except tuple(code) as error:
+        console.say(f"lmjax: {error}")
+        sys.exit(next(number for kind, number in code.items() if isinstance(error, kind)))
+    except RuntimeError as error:
+        known: dict[str, int] = {"Interrupted": 75, "SaveError": 75, "Diverged": 70}
+        if type(error).__name__ not in known:
+            raise
+        console.say(f"lmjax: {error}")
+        sys.exit(known[type(error).__name__])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""Runs asked to stop, runs asked for twice, runs that are over, and what is refused."""
+
+import json
+import shutil
+import signal
+
+from commands import Commands, arrays, files, finish, wait_for
+
+from lmjax.runtime import checkpoint, journal
+
+
+def stopped_at(run) -> int:
+    """The step of the newest sealed checkpoint, which is where the run stopped."""
+    saved, rejected = checkpoint.newest(run / "checkpoints")
+    assert saved is not None and rejected == []
+    stop = journal.read(run / "events.jsonl")[-1]
+    assert (stop["event"], stop["step"]) == ("stop", saved.step)
+    return saved.step
+
+
+def test_signals_stop_it_and_the_same_command_goes_on(commands, finished):
+    run = commands.folder / "run"
+    process = commands.start_training()  # stopped while it starts
+    wait_for(run / "config.json", process)
+    process.send_signal(signal.SIGTERM)
+    ended = finish(process)
+    assert (ended.code, ended.out) == (75, "")
+    assert "stopped by SIGTERM at step 0, saved; run me again" in ended.err
+    assert stopped_at(run) == 0
+
+    process = commands.start_training()  # stopped between two saves
+    wait_for(run / "metrics.jsonl", process, lines=8)
+    process.send_signal(signal.SIGINT)
+    ended = finish(process)
+    assert ended.code == 75, ended.err
+    assert "stopped by SIGINT" in ended.err and "Traceback" not in ended.err
+    assert stopped_at(run) >= 8
+
+    other = commands.train(recipe="composed.py")  # the same numbers, another optimizer
+    assert other.code == 78, other.err
+    assert "optimizer" in other.err and "other settings" in other.err
+
+    ended = commands.train()
+    assert ended.code == 0, ended.err
+    assert (run / "metrics.jsonl").read_bytes() == (finished.run / "metrics.jsonl").read_bytes()
+    assert arrays(run) == arrays(finished.run)
+    assert "plan.json" in files(run)
+
+
+def test_a_live_run_is_read_but_not_written_by_others(commands):
+    settings = ["--budget", "1000000steps", "--checkpoint.every", "1h", "--log.every", "100"]
+    process = commands.start_training(*settings)
+    wait_for(commands.folder / "run" / "timing.jsonl", process, lines=2)
+    second = commands.train(*settings)
+    assert second.code == 73, second.err
+    assert f'"pid": {process.pid}' in second.err and "already being written" in second.err
+    read = commands.run("evaluate", "--run", "run", "--json")
+    assert read.code == 0, read.err
+    assert json.loads(read.out)["step"] == 1
+    written = commands.run("generate", "--run", "run", "--prompt", "The", "--max-tokens", "4")
+    assert written.code == 0, written.err
+    assert written.out.startswith("The")
+    process.send_signal(signal.SIGTERM)
+    assert finish(process).code == 75
+
+
+def test_it_says_done_at_once(finished):
+    before = (finished.run / "events.jsonl").read_bytes()
+    environment = {**finished.commands.environment, "PYTHONPROFILEIMPORTTIME": "1"}
+    again = Commands(finished.commands.folder, environment, finished.commands.corpus).train()
+    assert again.code == 0
+    imported = {line.rpartition("|")[2].strip() for line in again.err.splitlines()}
+    assert "lmjax.config" in imported
+    assert not {"jax", "flax", "orbax", "grain", "numpy"} & imported
+    assert "done: step 60, validation loss" in again.err
+    assert "lmjax.generate --run run" in again.err
+    assert (finished.run / "events.jsonl").read_bytes() == before
+
+
+def test_changed_settings_are_refused_with_both_values(finished):
+    ended = finished.commands.train("--optimizer.learning-rate", "0.0125", "--seed", "7")
+    assert (ended.code, ended.out) == (78, "")
+    for text in ("optimizer.learning_rate", "0.02", "0.0125", "seed", "other settings"):
+        assert text in ended.err
+
+
+def test_a_damaged_shard_is_named(commands, corpus):
+    damaged = shutil.copytree(corpus, commands.folder / "damaged")
+    shard = damaged / "train-00000.bin"
+    content = bytearray(shard.read_bytes())
+    content[1000] ^= 1
+    shard.write_bytes(content)
+    ended = Commands(commands.folder, commands.environment, damaged).train()
+    assert (ended.code, ended.out) == (65, "")
+    assert str(shard) in ended.err and "Traceback" not in ended.err
+    assert not (commands.folder / "run" / "checkpoints").exists()
+
+
+def test_damaged_checkpoints_are_passed_over(finished, commands):
+    run = shutil.copytree(finished.run, commands.folder / "run")
+    (run / "events.jsonl").write_text("")  # as if killed before it said that it was done
+    (run / "checkpoints" / "60" / "numbers.json").write_text("{}")
+    ended = commands.train()
+    assert ended.code == 0, ended.err
+    assert "passed over: " in ended.err and "numbers.json: expected SHA-256" in ended.err
+    assert "resumed at step 55" in ended.err
+    assert (run / "metrics.jsonl").read_bytes() == (finished.run / "metrics.jsonl").read_bytes()
+    assert arrays(run) == arrays(finished.run)
+    for step in checkpoint.steps(run / "checkpoints"):
+        (run / "checkpoints" / str(step) / "numbers.json").write_text("{}")
+    (run / "events.jsonl").write_text("")
+    ended = commands.train()
+    assert (ended.code, ended.out) == (65, "")
+    assert "no checkpoint can be used; nothing was deleted" in ended.err
