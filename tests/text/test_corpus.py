@@ -1,6 +1,7 @@
 """A corpus holds each document once, on one side, in one order; and appears whole or not at all."""
 
 import dataclasses
+import functools
 import itertools
 import json
 import os
@@ -204,7 +205,9 @@ def test_a_row_without_text_is_told_with_its_line(tmp_path):
 def start(rows: TextConfig, out: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "lmjax.prepare", "--input", *rows.sources, "--out", str(out)]
     settings = ["--vocab-size", "300", "--text.processes", "2", "--text.shard-tokens", "200_000"]
-    process = subprocess.Popen([*command, *settings], stderr=subprocess.PIPE)
+    # A shell lets its background jobs ignore SIGINT, and a child would inherit that.
+    listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen([*command, *settings], stderr=subprocess.PIPE, preexec_fn=listen)
     spool = out.with_name(f".{out.name}.partial") / "spool"
     deadline = time.monotonic() + 30
     while not (spool.exists() and spool.stat().st_size) and time.monotonic() < deadline:
