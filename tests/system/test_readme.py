@@ -1,5 +1,6 @@
 """The README's commands and programs, run as they stand there, on a model small enough."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -35,17 +36,23 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(30):
         text = "\n\n".join(path.read_text() for path in sources[number:])
         (place / "texts" / f"{number}.txt").write_text(text)
-    run(f"{sys.executable} -m lmjax.train --config configs/quickstart.py --budget 2steps", place)
+    run("python -m lmjax.train --config configs/quickstart.py --budget 2steps", place)
     return place
 
 
 def run(command: str, place: Path) -> None:
     small = shlex.join(SMALL)
-    command = re.sub(r"(lmjax\.train --config \S+)", rf"\1 {small}", command)
-    command = command.replace("python -m", f"{sys.executable} -m", 1)
+    command = re.sub(r"(lmjax\.train --config [^\s;]+)", rf"\1 {small}", command)
     command = command.replace("--budget 20m", "--budget 2steps")
     command = command.replace("quickstart.py;", "quickstart.py --budget 2steps;")
-    done = subprocess.run(["/bin/bash", "-c", command], cwd=place, capture_output=True, text=True)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["/bin/bash", "-c", command],
+        cwd=place,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, f"{command}\n{done.stderr}"
 
 
