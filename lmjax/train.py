@@ -4,7 +4,6 @@ The corpus is prepared if it is not there. The same command resumes where the ru
 """
 
 import contextlib
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -70,9 +69,11 @@ def _train(
         vocab_size = corpora.padded_vocabulary(corpus, config.model.vocab_size)
         config = configuration.with_vocabulary(config, vocab_size)
         run_folder.check_config(run, config)
-        run_folder.write_new(run / "config.json", configuration.to_json(config))
-        if corpus.tokenizer is not None:
-            shutil.copyfile(data / "tokenizer.model", run / "tokenizer.model")
+        run_folder.write_new(run / "config.json", configuration.to_json(config).encode())
+        # Kept from the first start on: another corpus is refused later, and must not leave its own.
+        if corpus.tokenizer is not None and not (run / "tokenizer.model").exists():
+            model = (data / "tokenizer.model").read_bytes()
+            run_folder.write_new(run / "tokenizer.model", model)
 
         from lmjax.learning import optimizers
         from lmjax.runtime import device, loop

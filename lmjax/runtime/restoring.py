@@ -7,7 +7,7 @@ import jax
 
 from lmjax.config import Config
 from lmjax.models import transformer
-from lmjax.runtime import checkpoint, run_folder
+from lmjax.runtime import checkpoint, device, run_folder
 from lmjax.runtime.checkpoint import Saved
 from lmjax.text.errors import DataError
 from lmjax.text.tokenizer import Tokenizer, load
@@ -37,7 +37,7 @@ def restore(
     """
     run = Path(run_dir)
     config = run_folder.read_config(run)
-    model = transformer.build(config.model, jax.default_backend())
+    model = transformer.build(config.model, device.platform())
     return model, load_params(model, find(run, step)), config
 
 

@@ -60,11 +60,11 @@ def is_done(run: Path) -> bool:
     return any(entry["event"] == "done" for entry in journal.read(run / "events.jsonl"))
 
 
-def write_new(path: Path, text: str) -> None:
+def write_new(path: Path, content: bytes) -> None:
     """Write a file whole or not at all."""
     side = path.with_name(f".{path.name}.tmp")
-    with side.open("w") as file:
-        file.write(text)
+    with side.open("wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     side.replace(path)
@@ -78,7 +78,7 @@ def check_plan(run: Path, plan: dict[str, Any]) -> None:
     """
     path = run / "plan.json"
     if not path.exists():
-        write_new(path, json.dumps({"format": FORMAT, **plan}, indent=2) + "\n")
+        write_new(path, (json.dumps({"format": FORMAT, **plan}, indent=2) + "\n").encode())
         return
     before = json.loads(path.read_text())
     if before.get("format") != FORMAT:

@@ -13,7 +13,7 @@ from lmjax.text.errors import DataError
 @pytest.fixture
 def run(tmp_path):
     config = configuration.with_vocabulary(Config(), 512)
-    run_folder.write_new(tmp_path / "config.json", configuration.to_json(config))
+    run_folder.write_new(tmp_path / "config.json", configuration.to_json(config).encode())
     return tmp_path
 
 
