@@ -1,7 +1,6 @@
 """A corpus holds each document once, on one side, in one order; and appears whole or not at all."""
 
 import dataclasses
-import functools
 import itertools
 import json
 import os
@@ -205,9 +204,13 @@ def test_a_row_without_text_is_told_with_its_line(tmp_path):
 def start(rows: TextConfig, out: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "lmjax.prepare", "--input", *rows.sources, "--out", str(out)]
     settings = ["--vocab-size", "300", "--text.processes", "2", "--text.shard-tokens", "200_000"]
-    # A shell lets its background jobs ignore SIGINT, and a child would inherit that.
-    listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    process = subprocess.Popen([*command, *settings], stderr=subprocess.PIPE, preexec_fn=listen)
+    # A shell lets its background jobs ignore SIGINT, and a child would inherit that. Setting it in
+    # the child (`preexec_fn`) would make Python fork, which jax warns of.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen([*command, *settings], stderr=subprocess.PIPE)
+    finally:
+        signal.signal(signal.SIGINT, before)
     spool = out.with_name(f".{out.name}.partial") / "spool"
     deadline = time.monotonic() + 30
     while not (spool.exists() and spool.stat().st_size) and time.monotonic() < deadline:
