@@ -1,6 +1,6 @@
 """Objectives: what a batch says of the parameters, as sums that are divided once, at the end.
 
-Shapes: B batch, T time, S = T + 1, V vocabulary.
+Shapes: B batch, T time, S = T + 1.
 """
 
 from collections.abc import Callable
@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from lmjax.data.loader import Batch
-
-Apply = Callable[[Any, jax.Array], jax.Array]
+from lmjax.learning.cross_entropy import cross_entropy
+from lmjax.models.readout import Model
 
 
 @jax.tree_util.register_dataclass
@@ -24,22 +24,18 @@ class Sums:
     count: jax.Array
 
 
-Objective = Callable[[Apply, Any, Batch, jax.Array], Sums]
+Objective = Callable[[Model, Any, Batch, jax.Array], Sums]
 
 
-def cross_entropy(logits_BTV: jax.Array, targets_BT: jax.Array) -> jax.Array:
-    """-log softmax at the target, float32 [B, T], in nats."""
-    target_BT = jnp.take_along_axis(logits_BTV, targets_BT[..., None], axis=-1)[..., 0]
-    return jax.nn.logsumexp(logits_BTV, axis=-1) - target_BT
-
-
-def next_token(apply: Apply, params: Any, batch: Batch, key: jax.Array) -> Sums:
+def next_token(model: Model, params: Any, batch: Batch, key: jax.Array) -> Sums:
     """Cross entropy of each token given those before it."""
     del key  # nothing random here; other objectives mask or drop out
     tokens_BS, weights_BT = batch
-    losses_BT = cross_entropy(
-        apply(params, jnp.asarray(tokens_BS[:, :-1])), jnp.asarray(tokens_BS[:, 1:])
-    )
+    inputs_BT, targets_BT = jnp.asarray(tokens_BS[:, :-1]), jnp.asarray(tokens_BS[:, 1:])
+    readout = model.readout(params, model.hidden(params, inputs_BT))
     if weights_BT is None:
-        return Sums(losses_BT.sum(), jnp.asarray(losses_BT.size, jnp.float32))
-    return Sums((losses_BT * weights_BT).sum(), jnp.asarray(weights_BT.sum()))
+        count = jnp.asarray(targets_BT.size, jnp.float32)
+        return Sums(cross_entropy(readout, targets_BT, None), count)
+    return Sums(
+        cross_entropy(readout, targets_BT, jnp.asarray(weights_BT)), jnp.asarray(weights_BT.sum())
+    )

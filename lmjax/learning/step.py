@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import optax
 
 from lmjax.data.loader import Batch
-from lmjax.learning.objective import Apply, Objective, Sums
+from lmjax.learning.objective import Objective, Sums
+from lmjax.models.readout import Model
 
 
 class TrainState(NamedTuple):
@@ -40,7 +41,7 @@ def init_state(params: Any, tx: optax.GradientTransformation) -> TrainState:
 
 
 def make_train_step(
-    apply: Apply,
+    model: Model,
     objective: Objective,
     tx: optax.GradientTransformation,
     learning_rate: Callable[[jax.Array], jax.Array],
@@ -62,7 +63,7 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.key(seed), state.step)
 
         def loss(params: Any, micro: Batch, key: jax.Array) -> tuple[jax.Array, Sums]:
-            sums = objective(apply, params, micro, key)
+            sums = objective(model, params, micro, key)
             return sums.loss, sums
 
         def accumulate(carry: Any, inputs: tuple[jax.Array, Batch]) -> tuple[Any, None]:

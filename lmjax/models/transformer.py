@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from lmjax.config import ConfigError, TransformerConfig
 from lmjax.models import attention
+from lmjax.models.readout import CHUNK, Readout
 
 Params = dict[str, Any]
 
@@ -135,6 +136,7 @@ class Transformer:
     config: TransformerConfig
     dtype: jnp.dtype
     attention: attention.Implementation
+    logits_chunk: int = CHUNK["cpu"]
 
     @property
     def block(self) -> Block:
@@ -169,13 +171,22 @@ class Transformer:
 
     def apply(self, params: Params, tokens_BT: jax.Array) -> jax.Array:
         """Logits of the token after each position, float32 [B, T, V]; T is at most `length`."""
+        return self.readout(params, self.hidden(params, tokens_BT)).logits()
+
+    def hidden(self, params: Params, tokens_BT: jax.Array) -> jax.Array:
+        """The residual stream after the last block, [B, T, D]."""
         T = tokens_BT.shape[1]
         if T > self.config.length and self.config.position == "learned":
             raise ValueError(f"tokens_BT: expected rows of at most {self.config.length}, found {T}")
         positions_BT = jnp.arange(T)[None]
         x_BTD = self._embed(params, tokens_BT, positions_BT)
-        x_BTD, _ = self._blocks(params["blocks"], x_BTD, positions_BT, None)
-        return self._head(params, x_BTD)
+        return self._blocks(params["blocks"], x_BTD, positions_BT, None)[0]
+
+    def readout(self, params: Params, x_D: jax.Array) -> Readout:
+        """The final norm and the head on states [..., D]."""
+        weight_VD = params["embedding" if self.config.tied else "head"].astype(self.dtype)
+        x_D = self._apply_norm(params, "final_norm", x_D)
+        return Readout(x_D, weight_VD, softcap=self.config.softcap, chunk=self.logits_chunk)
 
     def init_cache(self, batch: int) -> Cache:
         """An empty cache for `batch` rows of up to `length` tokens."""
@@ -194,7 +205,7 @@ class Transformer:
         x_BTD = self._embed(params, tokens_BT, positions_BT)
         x_BTD, cache_LBSNK = self._blocks(params["blocks"], x_BTD, positions_BT, cache)
         assert cache_LBSNK is not None
-        return self._head(params, x_BTD), cache_LBSNK
+        return self.readout(params, x_BTD).logits(), cache_LBSNK
 
     def _embed(self, params: Params, tokens_BT: jax.Array, positions_BT: jax.Array) -> jax.Array:
         # Gathered in float32 and cast after: the gradient then adds up in float32 as well.
@@ -204,14 +215,6 @@ class Transformer:
         if self.config.embedding_norm:
             x_BTD = self._apply_norm(params, "embedding_norm", x_BTD)
         return x_BTD.astype(self.dtype)
-
-    def _head(self, params: Params, x_BTD: jax.Array) -> jax.Array:
-        x_BTD = self._apply_norm(params, "final_norm", x_BTD)
-        head_VD = params["embedding" if self.config.tied else "head"].astype(self.dtype)
-        logits_BTV = jnp.einsum("btd,vd->btv", x_BTD, head_VD, preferred_element_type=jnp.float32)
-        if self.config.softcap is not None:
-            logits_BTV = self.config.softcap * jnp.tanh(logits_BTV / self.config.softcap)
-        return logits_BTV
 
     def _apply_norm(self, params: Params, name: str, x_BTD: jax.Array) -> jax.Array:
         variables = {"params": params[name]} if name in params else {}
@@ -270,4 +273,5 @@ def build(config: TransformerConfig, platform: str) -> Transformer:
     """
     automatic = "bfloat16" if platform == "gpu" else "float32"
     dtype = jnp.dtype(automatic if config.dtype == "auto" else config.dtype)
-    return Transformer(config, dtype, attention.choose(config, platform, dtype))
+    implementation = attention.choose(config, platform, dtype)
+    return Transformer(config, dtype, implementation, CHUNK[platform])

@@ -41,7 +41,7 @@ def make_evaluator(
 
     @jax.jit
     def sums(params: Any, batch: loader.Batch) -> Any:
-        return objective(model.apply, params, batch, jax.random.key(0))
+        return objective(model, params, batch, jax.random.key(0))
 
     def evaluate(params: Any, max_rows: int | None = None) -> Result:
         loss = count = 0.0

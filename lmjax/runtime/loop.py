@@ -89,7 +89,7 @@ def train(
     events.write(event, durable=True)
 
     # ---- Step and evaluation, compiled before the first batch is drawn
-    train_step = make_train_step(model.apply, objective.next_token, tx, learning_rate, config.seed)
+    train_step = make_train_step(model, objective.next_token, tx, learning_rate, config.seed)
     micro = config.batch.micro_rows or rows
     tokens_GBS = jax.ShapeDtypeStruct((rows // micro, micro, length + 1), np.int32)
     compiled = (

@@ -16,22 +16,34 @@ from lmjax.data.loader import Batch
 from lmjax.learning import optimizers, schedules
 from lmjax.learning.objective import Sums, next_token
 from lmjax.learning.step import init_state, make_train_step
+from lmjax.models.readout import Readout
 
 V = 12
 
 
-def bigram(params, tokens_BT):
-    return params["embedding"][tokens_BT]
+class Bigram:
+    def hidden(self, params, tokens_BT):
+        return params["embedding"][tokens_BT]
+
+    def readout(self, params, x_D):
+        return Readout(x_D, jnp.eye(V))
 
 
 def table() -> dict[str, jax.Array]:
     return {"embedding": jnp.asarray(np.random.default_rng(0).normal(size=(V, V)), jnp.float32)}
 
 
-def layered(params, tokens_BT):
+BIGRAM = Bigram()
+
+
+class Layered:
     """A model with a parameter in three of the optimizer's groups."""
-    h_BTD = jnp.tanh(params["embedding"][tokens_BT] @ params["up"]["kernel"][0])
-    return h_BTD @ params["head"].T
+
+    def hidden(self, params, tokens_BT):
+        return jnp.tanh(params["embedding"][tokens_BT] @ params["up"]["kernel"][0])
+
+    def readout(self, params, x_D):
+        return Readout(x_D, params["head"])
 
 
 def layers() -> dict[str, Any]:
@@ -47,8 +59,8 @@ def batch(G: int, B: int, T: int = 6, weighted: bool = False, seed: int = 0) -> 
     return Batch(tokens_GBS, weights_GBT.astype(np.float32) if weighted else None)
 
 
-def compiled(tx, apply=bigram, objective=next_token, seed: int = 0):
-    step = make_train_step(apply, objective, tx, lambda progress: 0.5 * progress, seed)
+def compiled(tx, model=BIGRAM, objective=next_token, seed: int = 0):
+    step = make_train_step(model, objective, tx, lambda progress: 0.5 * progress, seed)
     return jax.jit(step, donate_argnums=0)
 
 
@@ -65,7 +77,7 @@ def assert_close(one, two, tolerance: float = 1e-6) -> None:
 def test_micro_batches_are_one_big_batch():
     cut = batch(4, 2, weighted=True)
     whole = jax.tree.map(lambda a: a.reshape(1, 8, *a.shape[2:]), cut)
-    step = compiled(optax.sgd(1.0), layered)
+    step = compiled(optax.sgd(1.0), Layered())
     results = [step(init_state(layers(), optax.sgd(1.0)), given, 0.0) for given in (cut, whole)]
     assert_close(results[0][0].params, results[1][0].params)
     assert_close(results[0][1], results[1][1])
@@ -117,7 +129,7 @@ def test_nothing_counted_or_not_a_number_drops_the_update():
 
 
 def test_an_infinite_gradient_of_a_finite_loss_drops_the_update():
-    def objective(apply, params, batch, key):
+    def objective(model, params, batch, key):
         return Sums(jnp.sqrt(jnp.abs(params["embedding"] - 1).sum()), jnp.ones(()))
 
     tx = optax.chain(optax.clip(1.0), optax.sgd(1.0))  # hides it from the update
@@ -141,12 +153,13 @@ def test_an_infinite_update_of_a_finite_gradient_is_dropped():
 def test_many_steps_are_compiled_once():
     traces = []
 
-    def apply(params, tokens_BT):
-        traces.append(tokens_BT.shape)
-        return layered(params, tokens_BT)
+    class Traced(Layered):
+        def hidden(self, params, tokens_BT):
+            traces.append(tokens_BT.shape)
+            return super().hidden(params, tokens_BT)
 
     tx = optimizers.muon_adamw(Config())
-    step, state = compiled(tx, apply), init_state(layers(), tx)
+    step, state = compiled(tx, Traced()), init_state(layers(), tx)
     for number in range(6):
         state, _ = step(state, batch(2, 2, seed=number), np.float32(number / 6))
         if number == 0:
@@ -164,7 +177,7 @@ def test_the_state_is_donated_and_never_copied():
 def draws(seed: int) -> np.ndarray:
     """What an objective draws: 3 steps of 2 micro-batches, read off the gradient."""
 
-    def objective(apply, params, batch, key):
+    def objective(model, params, batch, key):
         return Sums(params["x"][batch.tokens[0, 0]] * jax.random.uniform(key), jnp.ones(()))
 
     step = compiled(optax.sgd(1.0), objective=objective, seed=seed)

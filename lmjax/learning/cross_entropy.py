@@ -1,0 +1,107 @@
+"""Cross entropy fused with the head: logits exist a chunk of rows at a time, and only once.
+
+Shapes: R rows (targets), C rows of a chunk, N chunks, D width, V vocabulary.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lmjax.models.readout import Readout
+
+_Rows = tuple[jax.Array, jax.Array, jax.Array]  # x, targets, weights
+
+
+def cross_entropy(readout: Readout, targets: jax.Array, weights: jax.Array | None) -> jax.Array:
+    """The sum of weights x -log softmax(logits) at the targets, in nats: a float32 scalar.
+
+    `targets` and `weights` have the leading shape of the readout's x; no weights are ones.
+    """
+    targets_R = targets.reshape(-1)
+    R, V = targets_R.size, readout.weight_VD.shape[0]
+    weights_R = jnp.ones(R) if weights is None else weights.reshape(-1).astype(jnp.float32)
+    N = -(-R * V // readout.chunk)
+    C = -(-R // N)
+    # Rows that fill the last chunk weigh nothing.
+    chunks = [
+        jnp.pad(rows, [(0, N * C - R)] + [(0, 0)] * (rows.ndim - 1)).reshape(N, C, *rows.shape[1:])
+        for rows in (readout.x_D.reshape(R, -1), targets_R, weights_R)
+    ]
+    return _summed(readout.softcap, *chunks, readout.weight_VD, readout.bias_V)
+
+
+def _chunk(
+    softcap: float | None,
+    x_CD: jax.Array,
+    targets_C: jax.Array,
+    weights_C: jax.Array,
+    weight_VD: jax.Array,
+    bias_V: jax.Array | None,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The loss of a chunk, with its logits and their log-sum-exp."""
+    logits_CV = Readout(x_CD, weight_VD, bias_V, softcap).logits()
+    lse_C = jax.nn.logsumexp(logits_CV, axis=-1)
+    target_C = jnp.take_along_axis(logits_CV, targets_C[:, None], axis=-1)[:, 0]
+    return ((lse_C - target_C) * weights_C).sum(), logits_CV, lse_C
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _summed(
+    softcap: float | None,
+    x_NCD: jax.Array,
+    targets_NC: jax.Array,
+    weights_NC: jax.Array,
+    weight_VD: jax.Array,
+    bias_V: jax.Array | None,
+) -> jax.Array:
+    def add(loss: jax.Array, chunk: _Rows) -> tuple[jax.Array, None]:
+        return loss + _chunk(softcap, *chunk, weight_VD, bias_V)[0], None
+
+    return jax.lax.scan(add, jnp.zeros(()), (x_NCD, targets_NC, weights_NC))[0]
+
+
+def _forward(
+    softcap: float | None,
+    x_NCD: jax.Array,
+    targets_NC: jax.Array,
+    weights_NC: jax.Array,
+    weight_VD: jax.Array,
+    bias_V: jax.Array | None,
+) -> tuple[jax.Array, Any]:
+    """Loss and gradients in one pass: while a chunk's logits are at hand."""
+    ids_V = jnp.arange(weight_VD.shape[0])
+    dtype = x_NCD.dtype
+
+    def add(carry: Any, chunk: _Rows) -> tuple[Any, jax.Array]:
+        loss, grad_VD, grad_V = carry
+        x_CD, targets_C, weights_C = chunk
+        more, logits_CV, lse_C = _chunk(softcap, *chunk, weight_VD, bias_V)
+        g_CV = jnp.exp(logits_CV - lse_C[:, None]) - (targets_C[:, None] == ids_V)
+        if softcap is not None:
+            g_CV *= 1 - jnp.square(logits_CV / softcap)
+        # In the compute dtype, so that no product runs in float32 on a GPU; behind a barrier, since
+        # XLA would compute it anew for each of the products that read it.
+        g_CV = jax.lax.optimization_barrier((g_CV * weights_C[:, None]).astype(dtype))
+        product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+        grads = (
+            grad_VD + product("cv,cd->vd", g_CV, x_CD),
+            None if bias_V is None else grad_V + g_CV.sum(0, dtype=jnp.float32),
+        )
+        return (loss + more, *grads), product("cv,vd->cd", g_CV, weight_VD).astype(dtype)
+
+    float32 = functools.partial(jnp.zeros_like, dtype=jnp.float32)
+    zeros = jnp.zeros(()), float32(weight_VD), None if bias_V is None else float32(bias_V)
+    chunks = x_NCD, targets_NC, weights_NC
+    (loss, grad_VD, grad_V), grad_NCD = jax.lax.scan(add, zeros, chunks)
+    return loss, (grad_NCD, grad_VD.astype(weight_VD.dtype), grad_V)
+
+
+def _backward(softcap: float | None, grads: Any, cotangent: jax.Array) -> tuple[Any, ...]:
+    del softcap
+    x, weight, bias = jax.tree.map(lambda g: g * cotangent.astype(g.dtype), grads)
+    return x, None, None, weight, bias
+
+
+_summed.defvjp(_forward, _backward)
