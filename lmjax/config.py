@@ -7,6 +7,7 @@ Numbers are data and live here; composition is code and lives in the recipe file
 import dataclasses
 import importlib.util
 import json
+import math
 import re
 import sys
 import types
@@ -170,13 +171,17 @@ class TextConfig:
         )
 
 
+Remat = Literal["none", "attention+qkv+up", "attention+up", "attention", "full"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
-    """A decoder. The defaults are the function of transformers' `NanoChatForCausalLM`.
+    """A decoder or an encoder. The defaults are transformers' `NanoChatForCausalLM`.
 
-    GPT-2 is the same module with other numbers: see `configs/gpt2.py`.
+    GPT, Llama, Qwen and BERT are the same module with other numbers: see `configs/`.
     """
 
+    kind: Literal["transformer"] = "transformer"
     vocab_size: int | None = None
     """Rows of the embedding; none means the tokenizer's pieces, rounded up to a multiple of 64."""
     length: int = 256
@@ -190,27 +195,47 @@ class TransformerConfig:
     """Width of a head; none means width / heads."""
     ff_width: int | None = None
     """Width of the feed-forward layer; none means 4 x width."""
-    activation: Literal["relu2", "gelu"] = "relu2"
-    """`gelu` is GPT-2's tanh form."""
+    causal: bool = True
+    """Each position sees those before it; without, all see all (an encoder)."""
+    activation: Literal["relu2", "gelu", "gelu_erf", "swiglu", "geglu"] = "relu2"
+    """`gelu` is GPT-2's tanh form, `gelu_erf` BERT's; the last two multiply by a gate."""
     norm: Literal["rms", "layer"] = "rms"
+    norm_position: Literal["pre", "post"] = "pre"
+    """Before each sublayer and once at the end, or after each sum as in the first Transformers."""
     norm_gain: bool = False
-    """Learned gains in the norms (and biases, where `bias` is on)."""
+    """Learned gains in the norms (and biases in layer norms, where `bias` is on)."""
     norm_epsilon: float = 1e-6
     embedding_norm: bool = True
     """A norm between the embedding and the first block."""
     qk_norm: bool = True
-    """RMS norm of queries and keys, after the rotation."""
-    position: Literal["rope", "learned"] = "rope"
+    """RMS norm of queries and keys, before the rotation."""
+    position: Literal["rope", "learned", "sinusoidal", "none"] = "rope"
+    """`sinusoidal` is the first Transformer's table times one learned number."""
     rope_base: float = 10_000.0
+    token_types: int = 0
+    """Rows of BERT's second table, added to the embedding; 0 means none."""
     attention_scale: float | None = None
     """What query-key products are multiplied with; none means 1/sqrt(head width)."""
     window: int | None = None
     """Tokens a short-window layer looks back on, itself included; used by S in `window_pattern`."""
     window_pattern: str = "L"
     """Repeated over the layers: L sees the whole row, S only `window` tokens, e.g. SSSL."""
+    value_embeddings: bool = False
+    """A second embedding, gated, added to the values of every second layer, the last included."""
+    layer_scalars: bool = False
+    """Two learned numbers a layer: how much stays of the stream, how much comes of its start."""
+    smear: bool = False
+    """A learned share of the token before is mixed into each embedding."""
+    backout: bool = False
+    """A learned share of the stream at half depth is taken out before the head."""
     bias: bool = False
     tied: bool = False
     """The head is the embedding, transposed."""
+    head_transform: bool = False
+    """BERT's layer before the head: dense, activation, norm."""
+    head_bias: bool = False
+    dropout: float = 0.0
+    """Share of the embedding and of each sublayer's output dropped in training."""
     softcap: float | None = 15.0
     """Logits become cap * tanh(logits / cap)."""
     embedding_std: float = 0.8
@@ -218,22 +243,25 @@ class TransformerConfig:
     """Deviation of an untied head's initial weights."""
     matrix_std: float | None = None
     """Deviation of the other initial weights; none means 1/sqrt(fan-in)."""
-    projection_init: Literal["zero", "scaled"] = "zero"
-    """Projections that write to the residual: zero, or matrix_std / sqrt(2 depth) as in GPT-2."""
+    projection_init: Literal["zero", "scaled", "same"] = "zero"
+    """Projections that write to the residual: zero, matrix_std / sqrt(2 depth), or matrix_std."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """What blocks compute in; auto is bfloat16 on a GPU and float32 on a CPU."""
     attention: Literal["auto", "cudnn", "xla"] = "auto"
     """auto is cuDNN's flash attention on a GPU and XLA's on a CPU; the choice is printed."""
+    remat: Remat = "none"
+    """What the backward pass finds of a layer: all, what is named here, or (full) its input alone;
+    the rest is computed again. Memory for time, in the order of both; never another result."""
     unroll: int | None = None
     """Turns of the scan over layers written out in the program: faster to run, slower to compile.
     None means all, up to 24."""
 
     def __post_init__(self) -> None:
-        for name in ("length", "depth", "width", "heads"):
-            _require(getattr(self, name) >= 1, f"model.{name}", "at least 1", getattr(self, name))
-        for name in ("vocab_size", "kv_heads", "head_width", "ff_width", "window", "unroll"):
-            value = getattr(self, name)
-            _require(value is None or value >= 1, f"model.{name}", "at least 1, or none", value)
+        optional = ("vocab_size", "kv_heads", "head_width", "ff_width", "window", "unroll")
+        _check_sizes(self, ("length", "depth", "width", "heads"), optional)
+        _check_deviations(self)
+        _require(0 <= self.dropout < 1, "model.dropout", "at least 0, below 1", self.dropout)
+        _require(self.token_types >= 0, "model.token_types", "at least 0", self.token_types)
         if self.head_width is None:
             _require(
                 self.width % self.heads == 0,
@@ -277,6 +305,31 @@ class TransformerConfig:
             "a number above 0, or none",
             self.softcap,
         )
+        for name in ("rope_base", "norm_epsilon"):
+            _require(getattr(self, name) > 0, f"model.{name}", "above 0", getattr(self, name))
+        _require(
+            not self.value_embeddings or self.depth % 2 == 0,
+            "model.depth",
+            "an even number, since model.value_embeddings is on",
+            self.depth,
+        )
+        _require(
+            not self.backout or (self.depth // self.period) % 2 == 0,
+            "model.depth",
+            f"an even number of turns of {self.period} layers, since model.backout is on",
+            self.depth,
+        )
+        _require(
+            self.causal or not self.smear,
+            "model.smear",
+            "off, since model.causal is off",
+            self.smear,
+        )
+
+    @property
+    def period(self) -> int:
+        """Layers after which their kinds repeat."""
+        return math.lcm(len(self.window_pattern), 2 if self.value_embeddings else 1)
 
     @property
     def K(self) -> int:
@@ -292,6 +345,101 @@ class TransformerConfig:
     def F(self) -> int:
         """Width of the feed-forward layer."""
         return self.ff_width if self.ff_width is not None else 4 * self.width
+
+
+@dataclass(frozen=True, kw_only=True)
+class LSTMConfig:
+    """Stacked LSTMs; every position is predicted."""
+
+    kind: Literal["lstm"] = "lstm"
+    vocab_size: int | None = None
+    """Rows of the embedding; none means the tokenizer's pieces, rounded up to a multiple of 64."""
+    length: int = 256
+    """Tokens in a row, through which the state runs."""
+    truncate: int | None = None
+    """Tokens gradients reach back at most (truncated back-propagation); none means the row."""
+    depth: int = 2
+    width: int = 384
+    """Of the embedding and of each layer's state."""
+    dropout: float = 0.0
+    """Share of a layer's inputs and outputs dropped in training."""
+    tied: bool = False
+    """The head is the embedding, transposed."""
+    embedding_std: float = 0.8
+    head_std: float = 0.001
+    """Deviation of an untied head's initial weights."""
+    matrix_std: float | None = None
+    """Deviation of the input kernels; none means 1/sqrt(width). Recurrent ones are orthogonal."""
+    forget_bias: float = 1.0
+    """What the forget gates' biases begin with."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+
+    def __post_init__(self) -> None:
+        _check_sizes(self, ("length", "depth", "width"), ("vocab_size", "truncate"))
+        _check_deviations(self)
+        _require(0 <= self.dropout < 1, "model.dropout", "at least 0, below 1", self.dropout)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NPLMConfig:
+    """The neural probabilistic language model of Bengio et al. 2003."""
+
+    kind: Literal["nplm"] = "nplm"
+    vocab_size: int | None = None
+    """Rows of the embedding; none means the tokenizer's pieces, rounded up to a multiple of 64."""
+    length: int = 256
+    """Tokens in a row; each is predicted from the last `context` alone."""
+    context: int = 8
+    """Tokens whose embeddings are concatenated."""
+    width: int = 96
+    """Of an embedding."""
+    hidden: int = 512
+    direct: bool = True
+    """Connect the embeddings with the output directly, beside the hidden layer."""
+    embedding_std: float = 0.8
+    head_std: float = 0.001
+    matrix_std: float | None = None
+    """Deviation of the hidden layer's initial weights; none means 1/sqrt(fan-in)."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+
+    def __post_init__(self) -> None:
+        _check_sizes(self, ("length", "context", "width", "hidden"), ("vocab_size",))
+        _check_deviations(self)
+
+
+ModelConfig = TransformerConfig | LSTMConfig | NPLMConfig
+
+
+def _check_sizes(config: Any, needed: Sequence[str], optional: Sequence[str]) -> None:
+    for name in needed:
+        value = getattr(config, name)
+        _require(value >= 1, f"model.{name}", "at least 1", value)
+    for name in optional:
+        value = getattr(config, name)
+        _require(value is None or value >= 1, f"model.{name}", "at least 1, or none", value)
+
+
+def _check_deviations(config: Any) -> None:
+    for name in ("embedding_std", "head_std", "matrix_std"):
+        value = getattr(config, name)
+        _require(value is None or value >= 0, f"model.{name}", "at least 0", value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """What is predicted."""
+
+    kind: Literal["next_token", "masked"] = "next_token"
+    """The token after each, or tokens that were masked (an encoder's)."""
+    mask_rate: float = 0.15
+    """Share of a row's tokens to predict; of them 80% are masked, 10% random, 10% as they were."""
+    whole_words: bool = False
+    """Mask all pieces of a word or none; a word that no longer fits a row's share is left out."""
+    mask_id: int | None = None
+    """The mask's token; none means the first id after the tokenizer's pieces."""
+
+    def __post_init__(self) -> None:
+        _require(0 < self.mask_rate < 1, "objective.mask_rate", "between 0 and 1", self.mask_rate)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -458,9 +606,22 @@ class Config:
     """The corpus folder; prepared from `text` if it is not there."""
     run: str = "runs/default"
     """The run folder; the same command resumes it."""
+    init_from: str | None = None
+    """A run folder whose parameters this run starts with; none means fresh ones."""
+    branch_from: str | None = None
+    """A run folder that this run leaves at `branch_step`, to spend `budget` on a cooldown."""
+    branch_step: int | None = None
+    """The checkpoint to leave `branch_from` at; none means its newest."""
+    replay: str | None = None
+    """A finished run whose journal decides the pace of this one, instead of the clock."""
+    budget_counts: Literal["everything", "steps"] = "everything"
+    """What a budget in time is spent on: all from the first command on, preparing, compiling,
+    evaluating, saving and work that a restart lost included, or data and steps alone. Time between
+    two commands never counts."""
     seed: int = 0
     text: TextConfig = TextConfig()
-    model: TransformerConfig = TransformerConfig()
+    model: ModelConfig = TransformerConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
     batch: BatchConfig = BatchConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
@@ -472,6 +633,18 @@ class Config:
     def __post_init__(self) -> None:
         parse_quantity(self.budget, "budget", ("steps", "tokens", "seconds"))
         _require(0 <= self.seed < 2**31, "seed", "a whole number from 0 to 2**31 - 1", self.seed)
+        _require(
+            self.init_from is None or self.branch_from is None,
+            "init_from",
+            "none, since branch_from is given",
+            self.init_from,
+        )
+        _require(
+            self.branch_from is None or self.schedule.kind == "wsd",
+            "schedule.kind",
+            "wsd, since only a constant rate can be left at any step by branch_from",
+            self.schedule.kind,
+        )
 
 
 class Recipe(NamedTuple):
@@ -504,16 +677,30 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def parse_command_line(verb: str, about: str | None, argv: Sequence[str] | None = None) -> Recipe:
-    """Read `--config FILE` and dotted overrides; prints help or the error and exits (0 or 78)."""
+    """Read `--config FILE` and dotted overrides; prints help or the error and exits (0 or 78).
+
+    `--replay RUN` and `--branch-from RUN [--step N]` need no file: they take that run's settings.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     default, make_optimizer = Config(), None
-    path = _path_argument(arguments)
-    if path is not None:
-        try:
+    try:
+        path = _value_of("--config", arguments)
+        settings: dict[str, Any] = {}
+        for name, ending in (("replay", "replay"), ("branch_from", "branch")):
+            other = _value_of("--" + name.replace("_", "-"), arguments)
+            if other is not None:
+                settings = {name: other, "run": f"{other.rstrip('/')}-{ending}"}
+                if path is None:  # the other run says what it was
+                    path = str(Path(other) / "config.json")
+                    arguments = ["--config", path, *arguments]
+        if path is not None:
             default, make_optimizer = _read_recipe(Path(path))
-        except ConfigError as error:
-            print(f"lmjax: {error}", file=sys.stderr)
-            raise SystemExit(78) from None
+        default = dataclasses.replace(default, **settings)
+    except ConfigError as error:
+        print(f"lmjax: {error}", file=sys.stderr)
+        raise SystemExit(78) from None
+    if default.branch_from is not None:
+        arguments = ["--branch-step" if a == "--step" else a for a in arguments]
     program = f"python -m lmjax.{verb}"
     return Recipe(_override(default, arguments, program, about), make_optimizer)
 
@@ -533,12 +720,12 @@ def parse_arguments(
         raise SystemExit(78 if stop.code else 0) from None
 
 
-def _path_argument(arguments: Sequence[str]) -> str | None:
+def _value_of(option: str, arguments: Sequence[str]) -> str | None:
     for index, argument in enumerate(arguments):
-        if argument == "--config" and index + 1 < len(arguments):
+        if argument == option and index + 1 < len(arguments):
             return arguments[index + 1]
-        if argument.startswith("--config="):
-            return argument.removeprefix("--config=")
+        if argument.startswith(f"{option}="):
+            return argument.removeprefix(f"{option}=")
     return None
 
 
@@ -560,7 +747,11 @@ def _override(
         "CommandLine",
         [
             ("config", Annotated[str, tyro.conf.arg(help=about_config)]),
-            ("settings", Annotated[Config, tyro.conf.arg(name="")], config),
+            (
+                "settings",
+                Annotated[Config, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands],
+                config,
+            ),
         ],
         frozen=True,
     )
@@ -627,7 +818,15 @@ def _decode(kind: Any, value: Any, key: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in options:
             return None
-        return _decode(next(o for o in options if o is not type(None)), value, key)
+        options = tuple(option for option in options if option is not type(None))
+        if not isinstance(value, dict) or len(options) == 1:
+            return _decode(options[0], value, key)
+        kinds = {option.kind: option for option in options}  # dataclasses, told apart by `kind`
+        kind = value.get("kind", options[0].kind)
+        if not isinstance(kind, str) or kind not in kinds:
+            expected = f"one of {', '.join(kinds)}"
+            raise ConfigError(f"{key}.kind: expected {expected}, found {kind!r}")
+        return _decode(kinds[kind], value, key)
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is kind:

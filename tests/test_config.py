@@ -20,6 +20,9 @@ from lmjax.config import (
     ConfigError,
     EvaluationConfig,
     LogConfig,
+    LSTMConfig,
+    NPLMConfig,
+    ObjectiveConfig,
     OptimizerConfig,
     SampleConfig,
     ScheduleConfig,
@@ -69,6 +72,15 @@ CONFIGS = st.builds(
         window=st.integers(1),
         bias=st.booleans(),
         dtype=st.sampled_from(["auto", "float32", "bfloat16"]),
+    )
+    | st.builds(
+        LSTMConfig, truncate=st.none() | st.integers(1), dropout=st.floats(0, 1, exclude_max=True)
+    )
+    | st.builds(NPLMConfig, context=st.integers(1), direct=st.booleans()),
+    objective=st.builds(
+        ObjectiveConfig,
+        kind=st.sampled_from(["next_token", "masked"]),
+        mask_id=st.none() | st.integers(0),
     ),
     sample=st.builds(SampleConfig, prompts=st.lists(st.text()).map(tuple)),
 )
@@ -91,6 +103,13 @@ def test_what_json_leaves_out_keeps_its_default():
     assert config == Config(model=TransformerConfig(depth=3))
 
 
+def test_the_kind_tells_which_model_it_is():
+    config = configuration.from_json('{"model": {"kind": "lstm", "truncate": 3}}')
+    assert config == Config(model=LSTMConfig(truncate=3))
+    with pytest.raises(ConfigError, match="one of transformer, lstm, nplm, found 'rnn'"):
+        configuration.from_json('{"model": {"kind": "rnn"}}')
+
+
 @pytest.mark.parametrize(
     ("data", "key"),
     [
@@ -110,6 +129,12 @@ def test_what_json_leaves_out_keeps_its_default():
         ({"sample": {"prompts": "one"}}, "sample.prompts"),
         ({"sample": {"prompts": ["one", 2]}}, "sample.prompts[1]"),
         ({"model": {"kv_heads": 4}}, "model.kv_heads"),
+        ({"model": {"kind": "rnn"}}, "model.kind"),
+        ({"model": {"kind": 3}}, "model.kind"),
+        ({"model": {"kind": ["lstm"]}}, "model.kind"),
+        ({"model": {"kind": "lstm", "heads": 2}}, "model.heads"),
+        ({"model": {"kind": "nplm", "context": 0}}, "model.context"),
+        ({"model": {"vocab_size": {}}}, "model.vocab_size"),
         ([], "config"),
     ],
 )
@@ -163,6 +188,25 @@ def test_what_is_not_json_is_refused():
         (TransformerConfig, {"window_pattern": "LLLL"}, "model.window_pattern"),
         (TransformerConfig, {"window_pattern": "SL"}, "model.window"),
         (TransformerConfig, {"softcap": 0.0}, "model.softcap"),
+        (TransformerConfig, {"dropout": 1.0}, "model.dropout"),
+        (TransformerConfig, {"token_types": -1}, "model.token_types"),
+        (TransformerConfig, {"matrix_std": -0.1}, "model.matrix_std"),
+        (TransformerConfig, {"value_embeddings": True, "depth": 3}, "model.depth"),
+        (TransformerConfig, {"backout": True, "depth": 3}, "model.depth"),
+        (TransformerConfig, {"smear": True, "causal": False}, "model.smear"),
+        *(
+            (LSTMConfig, {name: 0}, f"model.{name}")
+            for name in ("vocab_size", "length", "truncate", "depth", "width")
+        ),
+        (LSTMConfig, {"dropout": -0.1}, "model.dropout"),
+        (LSTMConfig, {"head_std": -1.0}, "model.head_std"),
+        *(
+            (NPLMConfig, {name: 0}, f"model.{name}")
+            for name in ("vocab_size", "length", "context", "width", "hidden")
+        ),
+        (NPLMConfig, {"embedding_std": -1.0}, "model.embedding_std"),
+        (ObjectiveConfig, {"mask_rate": 0.0}, "objective.mask_rate"),
+        (ObjectiveConfig, {"mask_rate": 1.0}, "objective.mask_rate"),
         (BatchConfig, {"rows": 0}, "batch.rows"),
         (BatchConfig, {"rows": 6, "micro_rows": 4}, "batch.micro_rows"),
         (BatchConfig, {"rows": 6, "micro_rows": 0}, "batch.micro_rows"),
@@ -264,6 +308,21 @@ def test_overrides_come_on_top_of_the_recipe(recipe):
     assert config == Config(budget="20m", model=model, sample=SampleConfig(prompts=("one", "two")))
 
 
+@pytest.fixture
+def lstm(tmp_path: Path) -> Path:
+    path = tmp_path / "lstm.py"
+    path.write_text(RECIPE.replace("heads=4", "depth=3").replace("TransformerConfig", "LSTMConfig"))
+    return path
+
+
+def test_a_recipe_of_another_kind_has_its_own_names(lstm, capsys):
+    config = configuration.load_config(lstm, ["--model.truncate", "9", "--model.width", "32"])
+    assert config.model == LSTMConfig(width=32, depth=3, truncate=9)
+    with pytest.raises(ConfigError, match=re.escape("model.heads")):
+        configuration.load_config(lstm, ["--model.heads", "2"])
+    assert capsys.readouterr() == ("", "")
+
+
 def test_names_may_be_written_as_in_python(recipe):
     assert configuration.load_config(recipe, ["--model.kv_heads", "2"]).model.kv_heads == 2
 
@@ -330,6 +389,12 @@ def test_help_lists_the_settings_and_exits_with_0(recipe):
     assert "7steps" in done.stdout  # the recipe's own numbers are the defaults
 
 
+def test_help_lists_the_settings_of_the_kind(lstm):
+    done = train("--config", str(lstm), "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--model.truncate" in done.stdout and "--model.heads" not in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
@@ -373,6 +438,13 @@ def test_a_difference_names_the_keys_and_both_values():
         ("model.kv_heads", None, 3),
     ]
     assert configuration.difference(old, old) == []
+
+
+def test_a_difference_of_kind_names_what_either_has():
+    old, new = Config(model=NPLMConfig(length=8)), Config(model=LSTMConfig(length=9, truncate=4))
+    rows = configuration.difference(old, new)
+    assert rows[:2] == [("model.kind", "nplm", "lstm"), ("model.length", 8, 9)]
+    assert ("model.context", 8, None) in rows and ("model.truncate", None, 4) in rows
 
 
 def test_the_vocabulary_is_spelt_out():

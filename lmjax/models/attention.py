@@ -1,4 +1,4 @@
-"""Causal attention: which implementation a device runs, and the implementations.
+"""Attention: which implementation a device runs, and the implementations.
 
 Shapes: B batch, T queries, S keys, H query heads, N key heads, R = H / N, K head width.
 """
@@ -7,12 +7,14 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from lmjax.config import ConfigError, TransformerConfig
 
 Implementation = Literal["cudnn", "xla"]
 
 _XLA_BLOCK = 64
+_UNSEEN = float(jnp.finfo(jnp.float32).min)  # finite: a row that sees nothing stays a number
 _CUDNN_WIDEST_HEAD = 128  # Ampere and Ada; Hopper takes 256, but a config should fit any card
 
 
@@ -45,24 +47,35 @@ def choose(config: TransformerConfig, platform: str, dtype: jnp.dtype) -> Implem
     return "cudnn"
 
 
-def causal(
+def attend(
     q_BTHK: jax.Array,
     k_BTNK: jax.Array,
     v_BTNK: jax.Array,
     *,
     scale: float,
+    causal: bool,
     window: int | None,
     implementation: Implementation,
+    prefix_B: jax.Array | None = None,
+    length_B: jax.Array | None = None,
 ) -> jax.Array:
-    """Attention of each position to itself and those before it, at most `window` in all."""
+    """Attention within rows: of each position to itself and those before it, or to all.
+
+    `window` bounds the distance: at most that many positions, itself included. Positions below
+    `prefix_B` are seen by all of their row; those from `length_B` on (padding) by none.
+    """
     if implementation == "cudnn":
+        if prefix_B is not None:
+            raise ConfigError("model.attention: expected xla for a bidirectional prefix")
+        back = None if window is None else window - 1
         return jax.nn.dot_product_attention(
             q_BTHK,
             k_BTNK,
             v_BTNK,
             scale=scale,
-            is_causal=True,
-            local_window_size=None if window is None else (window - 1, 0),
+            is_causal=causal,
+            local_window_size=None if back is None else (back, 0 if causal else back),
+            key_value_seq_lengths=length_B,
             implementation="cudnn",
         )
     # Block by block of queries, so that keys no query of a block can see cost nothing.
@@ -70,34 +83,45 @@ def causal(
     T = q_BTHK.shape[1]
     for start in range(0, T, _XLA_BLOCK):
         stop = min(start + _XLA_BLOCK, T)
-        first = 0 if window is None else max(0, start - window + 1)
-        keys = slice(first, stop)
-        positions_BT = jnp.arange(start - first, stop - first)[None]
+        first, last = 0, T
+        if causal and prefix_B is None:
+            last = stop
+        if window is not None and prefix_B is None:
+            first = max(0, start - window + 1)
+            last = min(last, stop + window - 1)
         blocks.append(
-            cached(
+            seen_by(
                 q_BTHK[:, start:stop],
-                k_BTNK[:, keys],
-                v_BTNK[:, keys],
-                positions_BT,
+                k_BTNK[:, first:last],
+                v_BTNK[:, first:last],
+                jnp.arange(start, stop)[None],
+                first=first,
                 scale=scale,
+                causal=causal,
                 window=window,
+                prefix_B=prefix_B,
+                length_B=length_B,
             )
         )
-    return jnp.concatenate(blocks, axis=1)
+    return checkpoint_name(jnp.concatenate(blocks, axis=1), "attention")
 
 
-def cached(
+def seen_by(
     q_BTHK: jax.Array,
     k_BSNK: jax.Array,
     v_BSNK: jax.Array,
     positions_BT: jax.Array,
     *,
     scale: float,
-    window: int | None,
+    first: int = 0,
+    causal: bool = True,
+    window: int | None = None,
+    prefix_B: jax.Array | None = None,
+    length_B: jax.Array | None = None,
 ) -> jax.Array:
-    """Attention of queries at `positions_BT` to keys at positions 0 to S-1; statistics in float32.
+    """Attention of queries at `positions_BT` to keys at `first`, `first` + 1, ...
 
-    A key after the query's position, or more than `window` - 1 before it, is not seen.
+    Statistics in float32. What is seen is as in `attend`.
     """
     B, T, H, K = q_BTHK.shape
     N = k_BSNK.shape[2]
@@ -105,11 +129,16 @@ def cached(
     scores_BNRTS = jnp.einsum(
         "btnrk,bsnk->bnrts", q_BTNRK, k_BSNK, preferred_element_type=jnp.float32
     )
-    distance_BTS = positions_BT[:, :, None] - jnp.arange(k_BSNK.shape[1])
-    seen_BTS = distance_BTS >= 0
+    keys_S = first + jnp.arange(k_BSNK.shape[1])
+    distance_BTS = positions_BT[:, :, None] - keys_S
+    seen_BTS = distance_BTS >= 0 if causal else jnp.ones_like(distance_BTS, bool)
     if window is not None:
-        seen_BTS &= distance_BTS < window
-    scores_BNRTS = jnp.where(seen_BTS[:, None, None], scores_BNRTS * scale, -jnp.inf)
+        seen_BTS &= jnp.abs(distance_BTS) < window
+    if prefix_B is not None:
+        seen_BTS |= keys_S < prefix_B[:, None, None]
+    if length_B is not None:
+        seen_BTS &= keys_S < length_B[:, None, None]
+    scores_BNRTS = jnp.where(seen_BTS[:, None, None], scores_BNRTS * scale, _UNSEEN)
     weights_BNRTS = jax.nn.softmax(scores_BNRTS, axis=-1).astype(v_BSNK.dtype)
     mixed_BTNRK = jnp.einsum("bnrts,bsnk->btnrk", weights_BNRTS, v_BSNK)
     return mixed_BTNRK.reshape(B, T, H, K)

@@ -1,34 +1,54 @@
-"""The Transformer decoder: (params, tokens) -> logits.
+"""The Transformer, decoder or encoder: (params, tokens) -> logits.
 
 Shapes: B batch, T time, S cached time, D width, H query heads, N key heads, K head width,
 F feed-forward width, V vocabulary, L layers.
 
 With the default numbers it is the function that transformers' `NanoChatForCausalLM` computes; with
-those of `configs/gpt2.py` it is GPT-2 (Radford et al. 2019).
+others it is GPT (Radford et al. 2018, 2019), Llama, Qwen3 or BERT: see `configs/`.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
-from lmjax.config import ConfigError, TransformerConfig
+from lmjax.config import ConfigError, Remat, TransformerConfig
 from lmjax.models import attention
-from lmjax.models.readout import CHUNK, Readout
+from lmjax.models.model import CHUNK, Params, Readout, resolve_dtype, vocabulary
 
-Params = dict[str, Any]
+_GATE_CHANNELS = 12
 
 
 class Cache(NamedTuple):
-    """Keys and values of all positions computed so far, for every layer."""
+    """Keys and values of all positions computed so far, for every layer, and their tokens."""
 
     k_LBSNK: jax.Array
     v_LBSNK: jax.Array
+    tokens_BS: jax.Array
+
+
+class Context(NamedTuple):
+    """What every layer sees beside the stream: places, the stream's start, who sees whom."""
+
+    positions_BT: jax.Array
+    start_BTD: jax.Array | None = None
+    prefix_B: jax.Array | None = None
+    length_B: jax.Array | None = None
+    key: jax.Array | None = None
+
+
+def _sinusoids(positions_BT: jax.Array, width: int) -> jax.Array:
+    """Sines, then cosines, of Vaswani et al. 2017: float32 [B, T, D]."""
+    half = (width + 1) // 2
+    angles_BTD = positions_BT[..., None] * 10_000.0 ** (-jnp.arange(half) / half)
+    return jnp.concatenate([jnp.sin(angles_BTD), jnp.cos(angles_BTD)], axis=-1)[..., :width]
 
 
 def rotate(x_BTHK: jax.Array, positions_BT: jax.Array, base: float) -> jax.Array:
@@ -52,53 +72,114 @@ class Block(nn.Module):
     def __call__(
         self,
         x_BTD: jax.Array,
-        positions_BT: jax.Array,
+        context: Context,
         window: int | None,
-        cache: Cache | None = None,
-    ) -> tuple[jax.Array, Cache | None]:
+        value_BTNK: jax.Array | None = None,
+        cache: tuple[jax.Array, jax.Array] | None = None,
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
+        """`value_BTNK` is a value embedding; `cache` this layer's keys and values [B, S, N, K]."""
         c = self.config
-        dense = functools.partial(
-            nn.Dense, use_bias=c.bias, dtype=self.dtype, kernel_init=_matrix_init(c)
-        )
-        project = functools.partial(dense, c.width, kernel_init=_projection_init(c))
+        if c.layer_scalars:
+            stays, comes = (
+                self.param(name, nn.initializers.constant(value), ())
+                for name, value in (("stays", 1.0), ("comes", 0.1))
+            )
+            start_BTD = x_BTD if context.start_BTD is None else context.start_BTD
+            x_BTD = (stays * x_BTD + comes * start_BTD).astype(self.dtype)
+        norms = [_norm(c, self.dtype, name) for name in ("attention_norm", "mlp_norm")]
+        if c.norm_position == "pre":
+            h_BTD, cache = self._attention(norms[0](x_BTD), context, window, value_BTNK, cache)
+            x_BTD += _drop(c.dropout, h_BTD, context.key, 0)
+            x_BTD += _drop(c.dropout, self._feed_forward(norms[1](x_BTD)), context.key, 1)
+        else:
+            h_BTD, cache = self._attention(x_BTD, context, window, value_BTNK, cache)
+            x_BTD = norms[0](x_BTD + _drop(c.dropout, h_BTD, context.key, 0))
+            h_BTD = _drop(c.dropout, self._feed_forward(x_BTD), context.key, 1)
+            x_BTD = norms[1](x_BTD + h_BTD)
+        return x_BTD, cache
 
-        h_BTD = _norm(c, self.dtype, "attention_norm")(x_BTD)
-        heads = (*x_BTD.shape[:2], -1, c.K)
-        q_BTHK = dense(c.heads * c.K, name="q")(h_BTD).reshape(heads)
-        k_BTNK = dense(c.KV * c.K, name="k")(h_BTD).reshape(heads)
-        v_BTNK = dense(c.KV * c.K, name="v")(h_BTD).reshape(heads)
-        if c.position == "rope":
-            q_BTHK = rotate(q_BTHK, positions_BT, c.rope_base)
-            k_BTNK = rotate(k_BTNK, positions_BT, c.rope_base)
+    def _dense(self, width: int, name: str) -> nn.Dense:
+        init = _projection_init if name in ("o", "down") else _matrix_init
+        return nn.Dense(
+            width,
+            use_bias=self.config.bias,
+            dtype=self.dtype,
+            kernel_init=init(self.config),
+            name=name,
+        )
+
+    def _attention(
+        self,
+        h_BTD: jax.Array,
+        context: Context,
+        window: int | None,
+        value_BTNK: jax.Array | None,
+        cache: tuple[jax.Array, jax.Array] | None,
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
+        c = self.config
+        heads = (*h_BTD.shape[:2], -1, c.K)
+        q_BTHK = self._dense(c.heads * c.K, "q")(h_BTD).reshape(heads)
+        k_BTNK = self._dense(c.KV * c.K, "k")(h_BTD).reshape(heads)
+        v_BTNK = self._dense(c.KV * c.K, "v")(h_BTD).reshape(heads)
+        q_BTHK, k_BTNK, v_BTNK = (checkpoint_name(x, "qkv") for x in (q_BTHK, k_BTNK, v_BTNK))
+        if value_BTNK is not None:
+            # Gates: karpathy/nanochat, of few channels, one for each key head.
+            gate_CN = self.param("value_gate", nn.initializers.zeros, (_GATE_CHANNELS, c.KV))
+            gate_BTN = h_BTD[..., :_GATE_CHANNELS] @ gate_CN.astype(self.dtype)
+            v_BTNK += 2 * nn.sigmoid(gate_BTN)[..., None] * value_BTNK
         if c.qk_norm:
-            unit = nn.RMSNorm(c.norm_epsilon, use_scale=False, dtype=self.dtype)
-            q_BTHK, k_BTNK = unit(q_BTHK), unit(k_BTNK)
+            q_BTHK, k_BTNK = (
+                nn.RMSNorm(c.norm_epsilon, use_scale=c.norm_gain, dtype=self.dtype, name=name)(x)
+                for name, x in (("q_norm", q_BTHK), ("k_norm", k_BTNK))
+            )
+        if c.position == "rope":
+            q_BTHK = rotate(q_BTHK, context.positions_BT, c.rope_base)
+            k_BTNK = rotate(k_BTNK, context.positions_BT, c.rope_base)
         scale = c.attention_scale if c.attention_scale is not None else 1 / math.sqrt(c.K)
         if cache is None:
-            mixed_BTHK = attention.causal(
+            mixed_BTHK = attention.attend(
                 q_BTHK,
                 k_BTNK,
                 v_BTNK,
                 scale=scale,
+                causal=c.causal,
                 window=window,
                 implementation=self.implementation,
+                prefix_B=context.prefix_B,
+                length_B=context.length_B,
             )
         else:
-            rows_B1 = jnp.arange(x_BTD.shape[0])[:, None]
-            cache = Cache(
-                cache.k_LBSNK.at[rows_B1, positions_BT].set(k_BTNK),
-                cache.v_LBSNK.at[rows_B1, positions_BT].set(v_BTNK),
+            at = jnp.arange(h_BTD.shape[0])[:, None], context.positions_BT
+            cache = cache[0].at[at].set(k_BTNK), cache[1].at[at].set(v_BTNK)
+            mixed_BTHK = attention.seen_by(
+                q_BTHK,
+                *cache,
+                context.positions_BT,
+                scale=scale,
+                window=window,
+                prefix_B=context.prefix_B,
             )
-            mixed_BTHK = attention.cached(
-                q_BTHK, cache.k_LBSNK, cache.v_LBSNK, positions_BT, scale=scale, window=window
-            )
-        x_BTD += project(name="o")(mixed_BTHK.reshape(*x_BTD.shape[:2], -1))
+        return self._dense(c.width, "o")(mixed_BTHK.reshape(*h_BTD.shape[:2], -1)), cache
 
-        h_BTD = _norm(c, self.dtype, "mlp_norm")(x_BTD)
-        h_BTF = dense(c.F, name="up")(h_BTD)
-        h_BTF = jnp.square(nn.relu(h_BTF)) if c.activation == "relu2" else nn.gelu(h_BTF)
-        x_BTD += project(name="down")(h_BTF)
-        return x_BTD, cache
+    def _feed_forward(self, h_BTD: jax.Array) -> jax.Array:
+        c = self.config
+        up_BTF = checkpoint_name(self._dense(c.F, "up")(h_BTD), "up")
+        if c.activation in ("swiglu", "geglu"):
+            gate_BTF = checkpoint_name(self._dense(c.F, "gate")(h_BTD), "up")
+            up_BTF *= nn.silu(gate_BTF) if c.activation == "swiglu" else nn.gelu(gate_BTF)
+        elif c.activation == "relu2":
+            up_BTF = jnp.square(nn.relu(up_BTF))
+        else:
+            up_BTF = nn.gelu(up_BTF, approximate=c.activation == "gelu")
+        return self._dense(c.width, "down")(up_BTF)
+
+
+def _drop(rate: float, x_BTD: jax.Array, key: jax.Array | None, place: int) -> jax.Array:
+    """Dropout (Srivastava et al. 2014); without a key nothing is dropped."""
+    if key is None or rate == 0:
+        return x_BTD
+    mask_BTD = jax.random.bernoulli(jax.random.fold_in(key, place), 1 - rate, x_BTD.shape)
+    return jnp.where(mask_BTD, x_BTD / (1 - rate), 0)
 
 
 def _norm(config: TransformerConfig, dtype: jnp.dtype, name: str | None = None) -> nn.Module:
@@ -123,10 +204,26 @@ def _matrix_init(config: TransformerConfig) -> Callable[..., jax.Array]:
 def _projection_init(config: TransformerConfig) -> Callable[..., jax.Array]:
     if config.projection_init == "zero":
         return nn.initializers.zeros
+    if config.projection_init == "same":
+        return _matrix_init(config)
     shrink = 1 / math.sqrt(2 * config.depth)
     if config.matrix_std is not None:
         return nn.initializers.normal(config.matrix_std * shrink)
     return nn.initializers.variance_scaling(shrink**2, "fan_in", "normal")
+
+
+def _kept(remat: Remat) -> Callable[..., bool]:
+    """The policy of `jax.checkpoint` for a rung of `TransformerConfig.remat` below none.
+
+    cuDNN's attention is known by the name of its primitive: its statistics carry no name of ours,
+    and where they are not kept it runs twice.
+    """
+    if remat == "full":
+        return jax.checkpoint_policies.nothing_saveable
+    return jax.checkpoint_policies.save_from_both_policies(
+        lambda primitive, *_, **__: "dot_product_attention" in str(primitive),
+        jax.checkpoint_policies.save_only_these_names(*remat.split("+")),
+    )
 
 
 @dataclass(frozen=True)
@@ -143,78 +240,183 @@ class Transformer:
         return Block(self.config, self.dtype, self.attention)
 
     @property
+    def path(self) -> str:
+        return f"{self.attention} attention"
+
+    @property
     def V(self) -> int:
-        if self.config.vocab_size is None:
-            raise ConfigError("model.vocab_size: expected a number, found none; give the corpus")
-        return self.config.vocab_size
+        return vocabulary(self.config)
+
+    def without_dropout(self) -> Self:
+        return dataclasses.replace(self, config=dataclasses.replace(self.config, dropout=0.0))
+
+    def flops_per_token(self) -> float:
+        """As `flops_per_token` counts them."""
+        return flops_per_token(self.config, self.V)
 
     def init(self, key: jax.Array) -> Params:
         """Fresh parameters; blocks are stacked on a leading axis L."""
         c = self.config
-        embed, head, position, blocks, norms = jax.random.split(key, 5)
+        embed, head, position, blocks, norms, types, transform, values = jax.random.split(key, 8)
         normal = jax.random.normal
         x_BTD = jnp.zeros((1, 2, c.width), self.dtype)
-        positions_BT = jnp.zeros((1, 2), jnp.int32)
+        context = Context(jnp.zeros((1, 2), jnp.int32))
+        value_BTNK = jnp.zeros((1, 2, c.KV, c.K), self.dtype) if c.value_embeddings else None
         params: Params = {"embedding": normal(embed, (self.V, c.width)) * c.embedding_std}
         if c.position == "learned":
             params["positions"] = normal(position, (c.length, c.width)) * c.embedding_std
+        if c.position == "sinusoidal":
+            params["position_scale"] = jnp.asarray(1 / math.sqrt(c.width))
+        if c.token_types:
+            params["token_types"] = normal(types, (c.token_types, c.width)) * c.embedding_std
+        if c.value_embeddings:
+            shape_LVM = (c.depth // 2, self.V, c.KV * c.K)
+            params["value_embedding"] = normal(values, shape_LVM) / math.sqrt(c.width)
+        if c.smear:
+            params["smear_gate"] = jnp.zeros((_GATE_CHANNELS,))
+            params["smear"] = jnp.zeros(())
+        if c.backout:
+            params["backout"] = jnp.asarray(0.2)
         params["blocks"] = jax.vmap(
-            lambda key: self.block.init(key, x_BTD, positions_BT, None)["params"]
+            lambda key: self.block.init(key, x_BTD, context, None, value_BTNK)["params"]
         )(jax.random.split(blocks, c.depth))
-        for name in ("embedding_norm",) * c.embedding_norm + ("final_norm",):
+        names = ["embedding_norm"] * c.embedding_norm + ["final_norm"] * (c.norm_position == "pre")
+        for name in names:
             variables = _norm(c, self.dtype).init(norms, x_BTD)
             if "params" in variables:
                 params[name] = variables["params"]
+        if c.head_transform:
+            params["head_transform"] = self._head_transform.init(transform, x_BTD)["params"]
         if not c.tied:
             params["head"] = normal(head, (self.V, c.width)) * c.head_std
+        if c.head_bias:
+            params["head_bias"] = jnp.zeros((self.V,))
         return params
 
-    def apply(self, params: Params, tokens_BT: jax.Array) -> jax.Array:
-        """Logits of the token after each position, float32 [B, T, V]; T is at most `length`."""
-        return self.readout(params, self.hidden(params, tokens_BT)).logits()
+    def apply(
+        self,
+        params: Params,
+        tokens_BT: jax.Array,
+        *,
+        prefix_B: jax.Array | None = None,
+        length_B: jax.Array | None = None,
+        types_BT: jax.Array | None = None,
+    ) -> jax.Array:
+        """Logits of the token after each position (of the position itself, where not causal).
 
-    def hidden(self, params: Params, tokens_BT: jax.Array) -> jax.Array:
-        """The residual stream after the last block, [B, T, D]."""
+        float32 [B, T, V]; T is at most `length`. Optional, a number a row: tokens of a prefix that
+        sees itself whole (Raffel et al. 2020), and tokens that are not padding.
+        """
+        x_BTD = self.hidden(
+            params, tokens_BT, prefix_B=prefix_B, length_B=length_B, types_BT=types_BT
+        )
+        return self.readout(params, x_BTD).logits()
+
+    def hidden(
+        self,
+        params: Params,
+        tokens_BT: jax.Array,
+        *,
+        key: jax.Array | None = None,
+        prefix_B: jax.Array | None = None,
+        length_B: jax.Array | None = None,
+        types_BT: jax.Array | None = None,
+    ) -> jax.Array:
+        """The residual stream after the last block, [B, T, D]; arguments as in `apply`.
+
+        Dropout draws from `key`; without one nothing is dropped.
+        """
         T = tokens_BT.shape[1]
-        if T > self.config.length and self.config.position == "learned":
+        if T > self.config.length and self.config.position in ("learned", "sinusoidal"):
             raise ValueError(f"tokens_BT: expected rows of at most {self.config.length}, found {T}")
         positions_BT = jnp.arange(T)[None]
-        x_BTD = self._embed(params, tokens_BT, positions_BT)
-        return self._blocks(params["blocks"], x_BTD, positions_BT, None)[0]
+        before_BT = jnp.pad(tokens_BT[:, :-1], ((0, 0), (1, 0)))
+        x_BTD = self._embed(params, tokens_BT, before_BT, positions_BT, types_BT)
+        x_BTD = _drop(self.config.dropout, x_BTD, key, self.config.depth)
+        context = Context(positions_BT, x_BTD, prefix_B, length_B, key)
+        return self._blocks(params, tokens_BT, x_BTD, context, None)[0]
 
     def readout(self, params: Params, x_D: jax.Array) -> Readout:
         """The final norm and the head on states [..., D]."""
-        weight_VD = params["embedding" if self.config.tied else "head"].astype(self.dtype)
-        x_D = self._apply_norm(params, "final_norm", x_D)
-        return Readout(x_D, weight_VD, softcap=self.config.softcap, chunk=self.logits_chunk)
+        c = self.config
+        if c.norm_position == "pre":
+            x_D = self._apply_norm(params, "final_norm", x_D)
+        if c.head_transform:
+            x_D = self._head_transform.apply({"params": params["head_transform"]}, x_D)  # type: ignore[assignment]
+        weight_VD = params["embedding" if c.tied else "head"].astype(self.dtype)
+        return Readout(x_D, weight_VD, params.get("head_bias"), c.softcap, self.logits_chunk)
 
     def init_cache(self, batch: int) -> Cache:
         """An empty cache for `batch` rows of up to `length` tokens."""
         c = self.config
+        if not c.causal:
+            raise ConfigError("model.causal: expected a model that predicts the next token")
         shape_LBSNK = (c.depth, batch, c.length, c.KV, c.K)
-        return Cache(jnp.zeros(shape_LBSNK, self.dtype), jnp.zeros(shape_LBSNK, self.dtype))
+        k_LBSNK, v_LBSNK = (jnp.zeros(shape_LBSNK, self.dtype) for _ in range(2))
+        return Cache(k_LBSNK, v_LBSNK, jnp.zeros((batch, c.length), jnp.int32))
 
     def decode(
-        self, params: Params, tokens_BT: jax.Array, start_B: jax.Array, cache: Cache
+        self,
+        params: Params,
+        tokens_BT: jax.Array,
+        start_B: jax.Array,
+        cache: Cache,
+        *,
+        count_B: jax.Array | None = None,
+        prefix_B: jax.Array | None = None,
     ) -> tuple[jax.Array, Cache]:
         """Logits [B, T, V] of tokens at positions `start_B`, `start_B` + 1, ..., and their cache.
 
         What the cache holds before `start_B` is seen; positions past `length` are dropped.
         """
+        del count_B  # what padding leaves behind is written over before it is seen
         positions_BT = start_B[:, None] + jnp.arange(tokens_BT.shape[1])
-        x_BTD = self._embed(params, tokens_BT, positions_BT)
-        x_BTD, cache_LBSNK = self._blocks(params["blocks"], x_BTD, positions_BT, cache)
-        assert cache_LBSNK is not None
-        return self.readout(params, x_BTD).logits(), cache_LBSNK
+        rows_B1 = jnp.arange(tokens_BT.shape[0])[:, None]
+        tokens_BS = cache.tokens_BS.at[rows_B1, positions_BT].set(tokens_BT)
+        before_BT = tokens_BS[rows_B1, positions_BT - 1]
+        x_BTD = self._embed(params, tokens_BT, before_BT, positions_BT, None)
+        context = Context(positions_BT, x_BTD, prefix_B)
+        x_BTD, kv_LBSNK = self._blocks(
+            params, tokens_BT, x_BTD, context, (cache.k_LBSNK, cache.v_LBSNK)
+        )
+        assert kv_LBSNK is not None
+        return self.readout(params, x_BTD).logits(), Cache(*kv_LBSNK, tokens_BS)
 
-    def _embed(self, params: Params, tokens_BT: jax.Array, positions_BT: jax.Array) -> jax.Array:
+    def _embed(
+        self,
+        params: Params,
+        tokens_BT: jax.Array,
+        before_BT: jax.Array,
+        positions_BT: jax.Array,
+        types_BT: jax.Array | None,
+    ) -> jax.Array:
         # Gathered in float32 and cast after: the gradient then adds up in float32 as well.
+        c = self.config
         x_BTD = params["embedding"][tokens_BT]
-        if self.config.position == "learned":
+        if c.position == "learned":
             x_BTD += params["positions"][positions_BT]
-        if self.config.embedding_norm:
+        if c.position == "sinusoidal":
+            x_BTD += params["position_scale"] * _sinusoids(positions_BT, c.width)
+        if c.token_types:
+            x_BTD += params["token_types"][0 if types_BT is None else types_BT]
+        if c.embedding_norm:
             x_BTD = self._apply_norm(params, "embedding_norm", x_BTD)
+        if c.smear:
+            # karpathy/nanochat: a gate on few channels decides how much of the token before comes.
+            before_BTD = params["embedding"][before_BT]
+            if c.embedding_norm:
+                before_BTD = self._apply_norm(params, "embedding_norm", before_BTD)
+            gate_BT = nn.sigmoid(x_BTD[..., :_GATE_CHANNELS] @ params["smear_gate"])
+            share_BT = jnp.where(positions_BT > 0, params["smear"] * gate_BT, 0)
+            x_BTD += share_BT[..., None] * before_BTD
         return x_BTD.astype(self.dtype)
+
+    @property
+    def _head_transform(self) -> nn.Sequential:
+        c = self.config
+        dense = nn.Dense(c.width, use_bias=c.bias, dtype=self.dtype, kernel_init=_matrix_init(c))
+        activate = functools.partial(nn.gelu, approximate=c.activation == "gelu")
+        return nn.Sequential([dense, activate, _norm(c, self.dtype)])
 
     def _apply_norm(self, params: Params, name: str, x_BTD: jax.Array) -> jax.Array:
         variables = {"params": params[name]} if name in params else {}
@@ -222,27 +424,55 @@ class Transformer:
         return normed_BTD
 
     def _blocks(
-        self, blocks: Params, x_BTD: jax.Array, positions_BT: jax.Array, cache: Cache | None
-    ) -> tuple[jax.Array, Cache | None]:
-        """Scan over the layers, one turn of the window pattern at a time."""
-        pattern = self.config.window_pattern
-        turns = self.config.depth // len(pattern)
+        self,
+        params: Params,
+        tokens_BT: jax.Array,
+        x_BTD: jax.Array,
+        context: Context,
+        cache: tuple[jax.Array, jax.Array] | None,
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
+        """Scan over the layers, one turn of their kinds at a time."""
+        c = self.config
+        turns = c.depth // c.period
+        values = params.get("value_embedding")
 
-        def turn(x_BTD: jax.Array, layers: tuple[Params, Cache | None]) -> tuple[jax.Array, Any]:
-            caches = []
-            for i, kind in enumerate(pattern):
-                layer, layer_cache = jax.tree.map(lambda a, i=i: a[i], layers)
-                window = self.config.window if kind == "S" else None
-                x_BTD, layer_cache = self.block.apply(
-                    {"params": layer}, x_BTD, positions_BT, window, layer_cache
+        def turn(x_BTD: jax.Array, inputs: Any) -> tuple[jax.Array, Any]:
+            layers, tables, caches, numbers_L = inputs
+            made = []
+            for i in range(c.period):
+                layer, layer_cache = jax.tree.map(lambda a, i=i: a[i], (layers, caches))
+                kind = c.window_pattern[i % len(c.window_pattern)]
+                window = c.window if kind == "S" else None
+                value_BTNK = None
+                if tables is not None and i % 2 == 1:
+                    value_BTM = tables[i // 2][tokens_BT].astype(self.dtype)
+                    value_BTNK = value_BTM.reshape(*tokens_BT.shape, c.KV, c.K)
+                own = context
+                if context.key is not None:
+                    own = context._replace(key=jax.random.fold_in(context.key, numbers_L[i]))
+                run: Callable[..., Any] = functools.partial(self.block.apply, window=window)
+                if cache is None and c.remat != "none":
+                    run = jax.checkpoint(run, policy=_kept(c.remat))
+                x_BTD, layer_cache = run(
+                    {"params": layer}, x_BTD, own, value_BTNK=value_BTNK, cache=layer_cache
                 )
-                caches.append(layer_cache)
-            return x_BTD, None if cache is None else jax.tree.map(lambda *a: jnp.stack(a), *caches)
+                made.append(layer_cache)
+            return x_BTD, None if cache is None else jax.tree.map(lambda *a: jnp.stack(a), *made)
 
-        fold = lambda a: a.reshape(turns, len(pattern), *a.shape[1:])  # noqa: E731
-        unroll = min(self.config.unroll or 24, turns)
-        stacked = jax.tree.map(fold, (blocks, cache))
-        x_BTD, caches = jax.lax.scan(turn, x_BTD, stacked, unroll=unroll)
+        fold = lambda a: a.reshape(turns, -1, *a.shape[1:])  # noqa: E731
+        inputs = jax.tree.map(fold, (params["blocks"], values, cache, jnp.arange(c.depth)))
+        unroll = min(c.unroll or 24, turns)
+        if c.backout:
+            first, second = (
+                jax.tree.map(lambda a, half=half: a[half], inputs)
+                for half in (slice(turns // 2), slice(turns // 2, None))
+            )
+            middle_BTD, early = jax.lax.scan(turn, x_BTD, first, unroll=min(unroll, turns // 2))
+            x_BTD, late = jax.lax.scan(turn, middle_BTD, second, unroll=min(unroll, turns // 2))
+            x_BTD = (x_BTD - params["backout"] * middle_BTD).astype(self.dtype)
+            caches = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), early, late)
+        else:
+            x_BTD, caches = jax.lax.scan(turn, x_BTD, inputs, unroll=unroll)
         if cache is None:
             return x_BTD, None
         return x_BTD, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), caches)
@@ -257,11 +487,14 @@ def flops_per_token(config: TransformerConfig, vocab_size: int) -> float:
     """
     c = config
     attend = 2 * c.heads * c.K * c.width + 2 * c.KV * c.K * c.width
-    weights = c.depth * (attend + 2 * c.width * c.F) + vocab_size * c.width
-    seen = {"L": (c.length + 1) / 2}
+    matrices = 3 if c.activation in ("swiglu", "geglu") else 2
+    weights = c.depth * (attend + matrices * c.width * c.F) + vocab_size * c.width
+    weights += c.width**2 * c.head_transform
+    T = c.length
+    seen = {"L": (T + 1) / 2 if c.causal else T}
     if c.window is not None:
-        w = min(c.window, c.length)
-        seen["S"] = (w * (w + 1) / 2 + (c.length - w) * w) / c.length
+        w = min(c.window, T)
+        seen["S"] = (w * (w + 1) / 2 + (T - w) * w) / T * (1 if c.causal else 2) - (not c.causal)
     keys = sum(seen[kind] for kind in c.window_pattern) * (c.depth / len(c.window_pattern))
     return 6 * weights + 12 * keys * c.heads * c.K
 
@@ -271,7 +504,6 @@ def build(config: TransformerConfig, platform: str) -> Transformer:
 
     Raises ConfigError for a combination that the platform cannot run.
     """
-    automatic = "bfloat16" if platform == "gpu" else "float32"
-    dtype = jnp.dtype(automatic if config.dtype == "auto" else config.dtype)
+    dtype = resolve_dtype(config, platform)
     implementation = attention.choose(config, platform, dtype)
     return Transformer(config, dtype, implementation, CHUNK[platform])

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from lmjax.config import TransformerConfig
-from lmjax.models.transformer import Params, Transformer, build
+from lmjax.models.model import Model, Params
+from lmjax.models.transformer import Transformer, build
 
 TINY: dict[str, Any] = {
     "vocab_size": 24,
@@ -35,6 +36,44 @@ GPT2: dict[str, Any] = {
     "projection_init": "scaled",
 }
 
+LLAMA: dict[str, Any] = {
+    "activation": "swiglu",
+    "kv_heads": 2,
+    "ff_width": 20,
+    "norm_gain": True,
+    "norm_epsilon": 1e-5,
+    "embedding_norm": False,
+    "qk_norm": False,
+    "softcap": None,
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    "nanochat": {},
+    "gpt2": GPT2,
+    "gpt1": GPT2 | {"norm_position": "post"},
+    "llama": LLAMA,
+    "qwen3": LLAMA | {"qk_norm": True, "head_width": 6, "tied": True, "rope_base": 1e6},
+    "bert": GPT2
+    | {
+        "norm_position": "post",
+        "causal": False,
+        "activation": "gelu_erf",
+        "norm_epsilon": 1e-12,
+        "embedding_norm": True,
+        "token_types": 2,
+        "head_transform": True,
+        "head_bias": True,
+    },
+    "speedrun": {
+        "depth": 4,
+        "value_embeddings": True,
+        "layer_scalars": True,
+        "smear": True,
+        "backout": True,
+        "window": 4,
+        "window_pattern": "SL",
+    },
+}
+
 
 @pytest.fixture(autouse=True)
 def compile_fast() -> Iterator[None]:
@@ -46,20 +85,20 @@ def compile_fast() -> Iterator[None]:
 
 @pytest.fixture
 def tiny() -> Callable[..., Transformer]:
-    """Builds a tiny model: `tiny(kv_heads=2)`, or `tiny("gpt2")` for the numbers of GPT-2."""
+    """Builds a tiny model: `tiny(kv_heads=2)`, or `tiny("gpt2")` for the numbers of a preset."""
 
     def make(kind: str = "nanochat", **numbers: Any) -> Transformer:
-        given = TINY | (GPT2 if kind == "gpt2" else {}) | numbers
+        given = TINY | PRESETS[kind] | numbers
         return build(TransformerConfig(**given), "cpu")
 
     return make
 
 
 @pytest.fixture
-def randomised() -> Callable[[Transformer], Params]:
+def randomised() -> Callable[[Model], Params]:
     """Parameters of a model, all of them random: zeros of a fresh model could hide errors."""
 
-    def make(model: Transformer) -> Params:
+    def make(model: Model) -> Params:
         rng = np.random.default_rng(1)
         shapes = jax.eval_shape(model.init, jax.random.key(0))
         return jax.tree.map(lambda a: jnp.asarray(rng.normal(0, 0.4, a.shape), a.dtype), shapes)

@@ -15,14 +15,18 @@ def config(**numbers) -> TransformerConfig:
     return TransformerConfig(**{"width": 64, "heads": 4, "length": 32, **numbers})
 
 
-def plain(q_BTHK, k_BTNK, v_BTNK, scale, window):
+def plain(q_BTHK, k_BTNK, v_BTNK, scale, window, causal=True, prefix_B=None, length_B=None):
     """All T x T scores at once, in float64; key heads repeated for their query heads."""
     repeats = q_BTHK.shape[2] // k_BTNK.shape[2]
     q, k, v = (np.asarray(a, np.float64) for a in (q_BTHK, k_BTNK, v_BTNK))
     k, v = np.repeat(k, repeats, axis=2), np.repeat(v, repeats, axis=2)
     scores = np.einsum("bthk,bshk->bhts", q, k) * scale
     t, s = np.indices(scores.shape[-2:])
-    scores[..., (s > t) | (t - s >= (window or len(t)))] = -np.inf
+    hidden = ((s > t) & causal) | (abs(t - s) >= (window or len(t)))
+    for row, unseen in enumerate(scores):
+        below = s < (0 if prefix_B is None else prefix_B[row])
+        beyond = s >= (len(t) if length_B is None else length_B[row])
+        unseen[:, (hidden & ~below) | beyond] = -np.inf
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     return np.einsum("bhts,bshk->bthk", weights / weights.sum(-1, keepdims=True), v)
 
@@ -42,16 +46,56 @@ def plain(q_BTHK, k_BTNK, v_BTNK, scale, window):
 def test_blocks_of_queries_give_plain_attention(T, H, N, window):
     rng = np.random.default_rng(0)
     q, k, v = (rng.normal(size=(2, T, heads, 8)).astype(np.float32) for heads in (H, N, N))
-    causal = functools.partial(attention.causal, scale=0.3, window=window, implementation="xla")
+    causal = functools.partial(
+        attention.attend, causal=True, scale=0.3, window=window, implementation="xla"
+    )
     found = jax.jit(causal)(q, k, v)
     np.testing.assert_allclose(found, plain(q, k, v, 0.3, window), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("causal", "window", "prefix_B", "length_B"),
+    [
+        (False, None, None, None),
+        (False, 7, None, None),
+        (False, 70, None, (150, 90)),
+        (True, None, (100, 3), None),
+        (True, 7, (70, 0), (150, 145)),
+    ],
+)
+def test_an_encoder_a_prefix_and_padding(causal, window, prefix_B, length_B):
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.normal(size=(2, 150, heads, 8)).astype(np.float32) for heads in (4, 2, 2))
+    some = {"prefix_B": prefix_B, "length_B": length_B}
+    arrays = {name: None if a is None else jnp.asarray(a) for name, a in some.items()}
+    attend = functools.partial(
+        attention.attend, causal=causal, scale=0.3, window=window, implementation="xla"
+    )
+    found = jax.jit(attend)(q, k, v, **arrays)
+    expected = plain(q, k, v, 0.3, window, causal, **some)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_cudnn_is_refused_for_a_prefix():
+    q = jnp.ones((1, 4, 2, 8), jnp.bfloat16)
+    with pytest.raises(ConfigError, match=r"^model.attention: "):
+        attention.attend(
+            q,
+            q,
+            q,
+            scale=1.0,
+            causal=True,
+            window=None,
+            implementation="cudnn",
+            prefix_B=jnp.array([2]),
+        )
 
 
 def test_statistics_are_float32_in_bfloat16():
     # 600 equal keys: a sum of weights in bfloat16 would stop growing at 256 of them.
     ones = jnp.ones((1, 600, 1, 8), jnp.bfloat16)
     last = jnp.array([[599]])
-    cached = functools.partial(attention.cached, scale=1.0, window=None)
+    cached = functools.partial(attention.seen_by, scale=1.0, window=None)
     found = jax.jit(cached)(ones[:, :1], ones, ones, last)
     assert found.dtype == jnp.bfloat16
     np.testing.assert_allclose(found.astype(jnp.float32), 1.0, rtol=0.005)

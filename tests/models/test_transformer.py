@@ -140,11 +140,16 @@ def influence(model, params, table):
         ("nanochat", {"kv_heads": 2, "window": 3, "window_pattern": "SL"}),
         ("nanochat", {"kv_heads": 1}),
         ("gpt2", {}),
+        ("gpt1", {}),
+        ("llama", {}),
+        ("qwen3", {"tied": False}),  # else the head's gradient would be the table's as well
+        ("speedrun", {}),
     ],
 )
 def test_nothing_later_is_seen(tiny, randomised, kind, numbers):
     model = tiny(kind, **numbers)
-    seen_TS = influence(model, randomised(model), "positions" if kind == "gpt2" else "embedding")
+    table = "positions" if model.config.position == "learned" else "embedding"
+    seen_TS = influence(model, randomised(model), table)
     t, s = np.indices(seen_TS.shape)
     assert (seen_TS[s > t] == 0).all()
     assert (seen_TS[s <= t] > 0).all()
@@ -302,14 +307,33 @@ LARGER = {"vocab_size": 512, "length": 256, "depth": 4, "width": 64}
                 "down": 0.02 / math.sqrt(8),
             },
         ),
+        (  # all from N(0, 1), as the article has it
+            "llama",
+            {
+                "embedding_std": 1.0,
+                "head_std": 1.0,
+                "matrix_std": 1.0,
+                "projection_init": "same",
+                "ff_width": 128,
+            },
+            dict.fromkeys(("embedding", "head", *"qkvo", "up", "gate", "down"), 1.0),
+        ),
+        (
+            "speedrun",
+            {},
+            {"value_embedding": 1 / 8, "value_gate": 0, "smear": 0, "smear_gate": 0},
+        ),
+        ("bert", {}, {"token_types": 0.02, "positions": 0.02, "head_bias": 0}),
     ],
 )
 def test_initial_weights_have_the_deviations_of_the_config(tiny, kind, numbers, expected):
     model = tiny(kind, **LARGER, **numbers)
     params = initial(model)
     for name, deviation in expected.items():
-        weights = params[name] if name in params else params["blocks"][name]["kernel"]
-        assert np.std(weights) == pytest.approx(deviation, rel=0.03), name
+        weights = params[name] if name in params else params["blocks"][name]
+        weights = weights["kernel"] if isinstance(weights, dict) else weights
+        few = weights.size < 1000  # a deviation of few draws is less certain
+        assert np.std(weights) == pytest.approx(deviation, rel=0.3 if few else 0.03), name
         assert abs(np.mean(weights)) <= 4 * deviation / math.sqrt(weights.size), name
 
 
@@ -347,6 +371,8 @@ def products(jaxpr) -> int:
         ("nanochat", {"window": 4, "window_pattern": "SL", "depth": 4}),
         ("nanochat", {"window": 50, "window_pattern": "S"}),
         ("gpt2", {}),
+        ("llama", {}),
+        ("bert", {}),
     ],
 )
 def test_flops_are_the_matrix_products_of_forward_and_backward(
