@@ -29,6 +29,11 @@ def make(config: ScheduleConfig) -> Schedule:
     return lambda progress: _line(progress, *knots)
 
 
+def through(*knots: tuple[float, float]) -> Schedule:
+    """Straight lines through points (progress, value), for a momentum or a decay; flat outside."""
+    return lambda progress: _line(progress, *knots)
+
+
 def _line(progress: jax.typing.ArrayLike, *knots: tuple[float, float]) -> jax.Array:
     x, y = zip(*knots, strict=True)
     return jnp.interp(jnp.asarray(progress), jnp.asarray(x, float), jnp.asarray(y, float))

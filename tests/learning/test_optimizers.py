@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from lmjax.config import Config, OptimizerConfig, ScheduleConfig, TransformerConfig
-from lmjax.learning import optimizers
+from lmjax.learning import muon, optimizers
 from lmjax.models.transformer import build
 
 MAKERS = [optimizers.muon_adamw, optimizers.adamw]
@@ -94,7 +94,8 @@ def test_groups_go_by_name():
     }
     for name, leaves in blocks.items():
         dense = {"kernel": "matrix", "bias": "vector"}
-        assert leaves == (gains if name.endswith("norm") else dense), name
+        expected = {"scale": "vector"} if name in ("q_norm", "k_norm") else gains
+        assert leaves == (expected if name.endswith("norm") else dense), name
 
 
 @pytest.mark.parametrize("maker", MAKERS)
@@ -189,7 +190,7 @@ def test_adamw_is_that_of_the_paper(clip_norm):
 def polar_express(g_IO: np.ndarray) -> np.ndarray:
     """Amsel et al. 2025, algorithm 1, in float64: a matrix with its singular values near 1."""
     x = g_IO / np.linalg.norm(g_IO)
-    for a, b, c in optimizers.POLAR_EXPRESS:
+    for a, b, c in muon.POLAR_EXPRESS:
         square = x @ x.T
         x = a * x + b * square @ x + c * square @ square @ x
     return x
