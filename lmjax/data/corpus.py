@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lmjax.config import ConfigError
+from lmjax.config import Config, ConfigError
 from lmjax.data import shards
 from lmjax.text import manifest, tokenizer
 from lmjax.text.tokenizer import Tokenizer
@@ -31,6 +31,11 @@ class Corpus:
     @property
     def vocab_size(self) -> int | None:
         return None if self.tokenizer is None else self.tokenizer.vocab_size
+
+    @property
+    def word_starts(self) -> list[bool]:
+        """Whether each token begins a word; empty without a tokenizer."""
+        return [] if self.tokenizer is None else self.tokenizer.word_starts
 
     @property
     def bytes_V(self) -> np.ndarray | None:
@@ -67,20 +72,24 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def padded_vocabulary(corpus: Corpus, asked: int | None) -> int:
-    """Rows of the embedding: as asked, or the tokenizer's pieces rounded up to a multiple of 64.
+def padded_vocabulary(corpus: Corpus, config: Config) -> int:
+    """Rows of the embedding: as asked, or what the tokens need rounded up to a multiple of 64.
 
-    Raises ConfigError if that is fewer than the tokens need.
+    A masked objective without a mask of its own needs one row more than the tokenizer has pieces.
+    Raises ConfigError if fewer are asked for than the tokens need.
     """
-    pieces = corpus.vocab_size
-    if asked is None:
-        if pieces is None:
+    asked, pieces, masks = config.model.vocab_size, corpus.vocab_size, config.objective
+    if pieces is None:
+        if asked is None:
             raise ConfigError(
                 f"model.vocab_size: expected a number, since {corpus.folder} has no tokenizer"
             )
-        return -(-pieces // 64) * 64
-    if pieces is not None and asked < pieces:
+        return asked
+    needed = pieces + (masks.kind == "masked" and masks.mask_id is None)
+    if asked is None:
+        return -(-needed // 64) * 64
+    if asked < needed:
         raise ConfigError(
-            f"model.vocab_size: expected at least the tokenizer's {pieces} pieces, found {asked}"
+            f"model.vocab_size: expected at least the {needed} the tokens need, found {asked}"
         )
     return asked

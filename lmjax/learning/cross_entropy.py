@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lmjax.models.readout import Readout
+from lmjax.models.model import Readout
 
 _Rows = tuple[jax.Array, jax.Array, jax.Array]  # x, targets, weights
 

@@ -1,6 +1,6 @@
 """Objectives: what a batch says of the parameters, as sums that are divided once, at the end.
 
-Shapes: B batch, T time, S = T + 1.
+Shapes: B batch, T time, S = T + 1, P positions predicted, D width, V vocabulary.
 """
 
 from collections.abc import Callable
@@ -9,10 +9,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from lmjax.config import ConfigError, ObjectiveConfig
 from lmjax.data.loader import Batch
 from lmjax.learning.cross_entropy import cross_entropy
-from lmjax.models.readout import Model
+from lmjax.models.model import Trained
 
 
 @jax.tree_util.register_dataclass
@@ -24,18 +26,85 @@ class Sums:
     count: jax.Array
 
 
-Objective = Callable[[Model, Any, Batch, jax.Array], Sums]
+Objective = Callable[[Trained, Any, Batch, jax.Array], Sums]
 
 
-def next_token(model: Model, params: Any, batch: Batch, key: jax.Array) -> Sums:
+def next_token(model: Trained, params: Any, batch: Batch, key: jax.Array) -> Sums:
     """Cross entropy of each token given those before it."""
-    del key  # nothing random here; other objectives mask or drop out
     tokens_BS, weights_BT = batch
     inputs_BT, targets_BT = jnp.asarray(tokens_BS[:, :-1]), jnp.asarray(tokens_BS[:, 1:])
-    readout = model.readout(params, model.hidden(params, inputs_BT))
+    readout = model.readout(params, model.hidden(params, inputs_BT, key=key))
     if weights_BT is None:
         count = jnp.asarray(targets_BT.size, jnp.float32)
         return Sums(cross_entropy(readout, targets_BT, None), count)
     return Sums(
         cross_entropy(readout, targets_BT, jnp.asarray(weights_BT)), jnp.asarray(weights_BT.sum())
     )
+
+
+def masked(
+    config: ObjectiveConfig, mask_id: int, pieces: int, bos: int | None, word_starts_V: np.ndarray
+) -> Objective:
+    """Cross entropy of tokens that were masked (Devlin et al. 2019), chosen anew for each batch.
+
+    The number predicted in a row is fixed, so that shapes are static and the head is paid for those
+    positions alone. Random replacements are drawn below `pieces`; `bos` is never masked.
+    """
+
+    def objective(model: Trained, params: Any, batch: Batch, key: jax.Array) -> Sums:
+        choice, fate, noise, dropout = jax.random.split(key, 4)
+        tokens_BT = jnp.asarray(batch.tokens[:, 1:])
+        B, T = tokens_BT.shape
+        weights_BT = jnp.ones((B, T)) if batch.weights is None else jnp.asarray(batch.weights)
+        if bos is not None:
+            weights_BT *= tokens_BT != bos
+
+        rank_BT = jax.random.uniform(choice, (B, T))
+        if config.whole_words:
+            word_BT = jnp.cumsum(jnp.asarray(word_starts_V)[tokens_BT], axis=1) % T
+            rank_BT = jnp.take_along_axis(rank_BT, word_BT, axis=1)
+        P = max(1, round(config.mask_rate * T))
+        rank_BT = jnp.where(weights_BT > 0, rank_BT, -1.0)
+        ranks_BP, at_BP = jax.lax.top_k(rank_BT, P)
+        targets_BP, weights_BP = (
+            jnp.take_along_axis(a, at_BP, axis=1) for a in (tokens_BT, weights_BT)
+        )
+        if config.whole_words and P < T:  # the word that goes on past the last place stays whole
+            next_B1 = jax.lax.top_k(rank_BT, P + 1)[0][:, P:]
+            weights_BP *= ranks_BP != next_B1
+        fate_BP = jax.random.uniform(fate, (B, P))
+        random_BP = jax.random.randint(noise, (B, P), 0, pieces)
+        shown_BP = jnp.where(fate_BP < 0.9, random_BP, targets_BP)
+        shown_BP = jnp.where(fate_BP < 0.8, mask_id, shown_BP)
+        shown_BP = jnp.where(weights_BP > 0, shown_BP, targets_BP)
+        inputs_BT = tokens_BT.at[jnp.arange(B)[:, None], at_BP].set(shown_BP)
+
+        x_BTD = model.hidden(params, inputs_BT, key=dropout)
+        x_BPD = jnp.take_along_axis(x_BTD, at_BP[..., None], axis=1)
+        loss = cross_entropy(model.readout(params, x_BPD), targets_BP, weights_BP)
+        return Sums(loss, weights_BP.sum())
+
+    return objective
+
+
+def make(
+    config: ObjectiveConfig, V: int, pieces: int | None, bos: int | None, word_starts: list[bool]
+) -> Objective:
+    """The objective of a run; `pieces` of the tokenizer, none where the corpus came without one.
+
+    Raises ConfigError where the model has no row for the mask.
+    """
+    if config.kind == "next_token":
+        return next_token
+    known = V if pieces is None else pieces
+    mask_id = known if config.mask_id is None else config.mask_id
+    if not 0 <= mask_id < V:
+        raise ConfigError(
+            f"objective.mask_id: expected a row of the embedding, below {V}, found {mask_id}; "
+            "give a larger model.vocab_size"
+        )
+    if config.whole_words and not word_starts:
+        raise ConfigError("objective.whole_words: expected a corpus with a tokenizer, found none")
+    starts_V = np.ones(V, bool)
+    starts_V[: len(word_starts)] = word_starts
+    return masked(config, mask_id, known, bos, starts_V)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lmjax.models.transformer import Cache, Transformer
+from lmjax.models.model import Model
 
 
 class Tail(NamedTuple):
@@ -17,7 +17,7 @@ class Tail(NamedTuple):
 
     last_B: jax.Array
     position_B: jax.Array
-    cache: Cache
+    cache: Any
 
 
 def choose(
@@ -43,20 +43,21 @@ def choose(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def prefill(model: Transformer, params: Any, tokens_BT: jax.Array, length_B: jax.Array) -> Tail:
+def prefill(model: Model, params: Any, tokens_BT: jax.Array, length_B: jax.Array) -> Tail:
     """Read prompts, padded on the right to T, of `length_B` tokens each, in one pass.
 
     The last token of each prompt is left for `extend`, which computes what follows it.
     """
     cache = model.init_cache(tokens_BT.shape[0])
-    _, cache = model.decode(params, tokens_BT, jnp.zeros_like(length_B), cache)
+    start_B = jnp.zeros_like(length_B)
+    _, cache = model.decode(params, tokens_BT, start_B, cache, count_B=length_B - 1)
     last_B = jnp.take_along_axis(tokens_BT, length_B[:, None] - 1, axis=1)[:, 0]
     return Tail(last_B, length_B - 1, cache)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4, 5, 7), donate_argnums=2)
 def extend(
-    model: Transformer,
+    model: Model,
     params: Any,
     tail: Tail,
     key: jax.Array,

@@ -12,7 +12,7 @@ import optax
 
 from lmjax.data.loader import Batch
 from lmjax.learning.objective import Objective, Sums
-from lmjax.models.readout import Model
+from lmjax.models.model import Trained
 
 
 class TrainState(NamedTuple):
@@ -41,7 +41,7 @@ def init_state(params: Any, tx: optax.GradientTransformation) -> TrainState:
 
 
 def make_train_step(
-    model: Model,
+    model: Trained,
     objective: Objective,
     tx: optax.GradientTransformation,
     learning_rate: Callable[[jax.Array], jax.Array],

@@ -66,6 +66,11 @@ class Tokenizer:
         """UTF-8 bytes of each token; 0 for BOS."""
         return [len(piece) for piece in self._bytes]
 
+    @property
+    def word_starts(self) -> list[bool]:
+        """Whether a token begins a word: it does unless its first byte goes on in a word."""
+        return [not (piece[:1].isalnum() or piece[:1] >= b"\x80") for piece in self._bytes]
+
     def encode(self, text: str) -> list[int]:
         """The ids of a text, without BOS. Raises DataError for lone surrogates."""
         return self.encode_all([text])[0]
@@ -134,17 +139,24 @@ def stretches(text: str) -> Iterator[str]:
 
 
 def load(path: str | Path) -> Tokenizer:
-    """Read a `.model` file. Raises DataError if it is missing or unfit."""
+    """Read a `.model` file, or a `tokenizer.json`. Raises DataError if it is missing or unfit."""
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path}: expected a SentencePiece model, found no such file")
+    if path.suffix == ".json":
+        from lmjax.text.json_tokenizer import JsonTokenizer
+
+        return JsonTokenizer(path.read_bytes(), str(path))
     return Tokenizer(path.read_bytes(), str(path))
 
 
 def adopt(path: str | Path) -> bytes:
-    """A model trained elsewhere, its text normalisation switched off so that nothing is lost."""
+    """A model trained elsewhere, its text normalisation switched off so that nothing is lost.
+
+    A `tokenizer.json` stays as it is: its model was trained on what it makes of a text.
+    """
     load(path)
-    return Path(path).read_bytes() + _LOSSLESS
+    return Path(path).read_bytes() + (b"" if Path(path).suffix == ".json" else _LOSSLESS)
 
 
 def train(sentences: Sequence[str], config: TokenizerConfig) -> bytes:

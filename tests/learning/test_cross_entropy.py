@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lmjax.learning.cross_entropy import cross_entropy
-from lmjax.models.readout import Readout
+from lmjax.models.model import Readout
 
 R, D, V = 22, 8, 37
 RNG = np.random.default_rng(0)

@@ -7,7 +7,7 @@ import pytest
 
 from lmjax.data.loader import Batch
 from lmjax.learning.objective import next_token
-from lmjax.models.readout import Readout
+from lmjax.models.model import Readout
 
 V = 16
 RNG = np.random.default_rng(0)
@@ -19,7 +19,7 @@ WEIGHTS_BT = RNG.uniform(0, 2, (6, 8)).astype(np.float32)
 class Bigram:
     """The logits after a token are a row of the table."""
 
-    def hidden(self, params, tokens_BT):
+    def hidden(self, params, tokens_BT, *, key=None):
         return params[tokens_BT]
 
     def readout(self, params, x_D):

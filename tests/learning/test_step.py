@@ -16,13 +16,13 @@ from lmjax.data.loader import Batch
 from lmjax.learning import optimizers, schedules
 from lmjax.learning.objective import Sums, next_token
 from lmjax.learning.step import init_state, make_train_step
-from lmjax.models.readout import Readout
+from lmjax.models.model import Readout
 
 V = 12
 
 
 class Bigram:
-    def hidden(self, params, tokens_BT):
+    def hidden(self, params, tokens_BT, *, key=None):
         return params["embedding"][tokens_BT]
 
     def readout(self, params, x_D):
@@ -39,7 +39,7 @@ BIGRAM = Bigram()
 class Layered:
     """A model with a parameter in three of the optimizer's groups."""
 
-    def hidden(self, params, tokens_BT):
+    def hidden(self, params, tokens_BT, *, key=None):
         return jnp.tanh(params["embedding"][tokens_BT] @ params["up"]["kernel"][0])
 
     def readout(self, params, x_D):
@@ -154,9 +154,9 @@ def test_many_steps_are_compiled_once():
     traces = []
 
     class Traced(Layered):
-        def hidden(self, params, tokens_BT):
+        def hidden(self, params, tokens_BT, *, key=None):
             traces.append(tokens_BT.shape)
-            return super().hidden(params, tokens_BT)
+            return super().hidden(params, tokens_BT, key=key)
 
     tx = optimizers.muon_adamw(Config())
     step, state = compiled(tx, Traced()), init_state(layers(), tx)

@@ -183,3 +183,20 @@ def test_unfit_models_are_refused_by_name(tmp_path, content, message):
 def test_a_missing_model_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"absent\.model: .* found no such file"):
         tokenizer.load(tmp_path / "absent.model")
+
+
+def test_a_word_starts_at_a_blank_or_a_mark_and_never_within_letters(trained):
+    assert len(trained.word_starts) == trained.vocab_size
+    assert trained.word_starts[trained.bos]
+    words = "Unreasonable misunderstandings (alas) befell unfortunate women."
+    ids, lengths = trained.encode(words), trained.byte_lengths
+    text, at, within = words.encode(), 0, 0
+    for id in ids:
+        before, first = text[at - 1 : at], text[at : at + 1]
+        at += lengths[id]
+        if before.isalpha() and first.isalpha():
+            within += 1
+            assert not trained.word_starts[id]
+        elif not first.isalnum():
+            assert trained.word_starts[id]
+    assert at == len(text) and within > 10
