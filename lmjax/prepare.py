@@ -28,7 +28,7 @@ class CommandLine:
     vocab_size: int | None = None
     """Pieces of the tokenizer; short for --text.tokenizer.vocab-size."""
     tokenizer: str | None = None
-    """An existing .model to use; short for --text.tokenizer.file."""
+    """An existing .model or tokenizer.json to use; short for --text.tokenizer.file."""
     text: TextConfig = field(default_factory=TextConfig)
 
     def settings(self) -> TextConfig:

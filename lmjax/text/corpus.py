@@ -40,6 +40,7 @@ from lmjax.text.workers import Workers, cores, request
 __all__ = ["prepare", "read_manifest", "verify"]
 
 MODEL = "tokenizer.model"
+JSON = "tokenizer.json"  # of the `tokenizers` library
 
 
 def prepare(text: TextConfig, out: Path) -> Manifest:
@@ -60,9 +61,10 @@ def prepare(text: TextConfig, out: Path) -> Manifest:
             spool = folder / "spool"
             cleaned = _clean(workers, found, text, spool)
             _check_sides(cleaned, text)
-            facts = _tokenizer(cleaned, text, spool, folder / MODEL)
+            model = folder / (JSON if (text.tokenizer.file or "").endswith(".json") else MODEL)
+            facts = _tokenizer(cleaned, text, spool, model)
             dtype: DType = "uint16" if facts.vocab_size <= 1 << 16 else "uint32"
-            splits = _encode(workers, cleaned, text, spool, folder / MODEL, dtype)
+            splits = _encode(workers, cleaned, text, spool, model, dtype)
         spool.unlink()
         made = Manifest(
             format=manifest.FORMAT,
@@ -239,7 +241,7 @@ def _tokenizer(cleaned: _Cleaned, text: TextConfig, spool: Path, model: Path) ->
         say(f"trained on {trained / 1e6:,.1f} of {cleaned.train.bytes / 1e6:,.1f} MB")
     write(model, content)
     made = tokenizer.load(model)
-    file = File(name=MODEL, size=len(content), sha256=sha256(content).hexdigest())
+    file = File(name=model.name, size=len(content), sha256=sha256(content).hexdigest())
     return TokenizerFacts(
         file=file, vocab_size=made.vocab_size, bos=made.bos, trained_bytes=trained
     )

@@ -30,7 +30,7 @@ def partial(out: Path) -> Iterator[Path]:
                 f"{out}: another process is preparing it; wait until it is done, then run again"
             ) from None
         for stale in folder.iterdir():
-            stale.unlink()
+            shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
     try:
         yield folder
         os.fsync(lock)
