@@ -1,0 +1,86 @@
+"""The time of a step by a roofline over its kernels: each takes what its slowest resource takes."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from lmjax.runtime.devices import Card
+from lmjax.runtime.program import Work
+
+# Fractions of a data sheet's figures that kernels reach. Products: an H100 was documented at 798 of
+# 989 TFLOP/s for 8192^3; those of a language model are smaller. cuDNN's attention: about 630
+# forward at head width 128, less backward and at 64. Not yet measured on a GPU by this project.
+PRODUCT, ATTENTION, BANDWIDTH = 0.65, 0.45, 0.85
+# float32 products run as TF32, at half the rate of bfloat16 on all these cards.
+FLOAT32 = 0.5
+LAUNCH = 2e-6  # seconds between two kernels of a CUDA graph
+
+
+class Rates(NamedTuple):
+    """What a device reaches, a second; `launch` is seconds a kernel."""
+
+    product: float
+    product_float32: float
+    narrow: float
+    """Of products with a side below 128, such as attention's without a kernel of its own."""
+    attention: float
+    bytes: float
+    operations: float
+    launch: float
+
+
+def stated(card: Card) -> Rates:
+    """Rates by the data sheet and the fractions above."""
+    peak = card.tflops * 1e12
+    scalar = card.multiprocessors * card.lanes * card.ghz * 1e9
+    return Rates(
+        product=PRODUCT * peak,
+        product_float32=PRODUCT * FLOAT32 * peak,
+        narrow=ATTENTION / 2 * peak,
+        attention=ATTENTION * peak,
+        bytes=BANDWIDTH * card.gbps * 1e9,
+        operations=scalar / 2,
+        launch=LAUNCH,
+    )
+
+
+def seconds(work: Work, rates: Rates) -> float:
+    """Of one call of a kernel."""
+    moving = work.bytes / rates.bytes
+    scalar = work.operations / rates.operations
+    if work.kind == "attention":
+        return rates.launch + max(moving, work.flops / rates.attention)
+    rate = rates.product_float32 if "f32" in work.dtypes else rates.product
+    if work.narrow:
+        rate = min(rate, rates.narrow)
+    return rates.launch + max(moving, work.flops / rate + scalar)
+
+
+class Times(NamedTuple):
+    """Seconds a step, by what they are spent on."""
+
+    products: float
+    attention: float
+    fusions: float
+
+    @property
+    def total(self) -> float:
+        return sum(self)
+
+
+def times(works: Iterable[Work], rates: Rates) -> Times:
+    """Seconds of a whole step."""
+    spent = {"product": 0.0, "attention": 0.0, "fusion": 0.0}
+    for work in works:
+        spent[work.kind] += work.times * seconds(work, rates)
+    return Times(spent["product"], spent["attention"], spent["fusion"])
+
+
+def large_float32(works: Iterable[Work]) -> list[Work]:
+    """Products in float32 that take more than a hundredth of all products' operations."""
+    products = [work for work in works if work.kind == "product"]
+    all_flops = sum(work.flops * work.times for work in products)
+    return [
+        work
+        for work in products
+        if "f32" in work.dtypes and work.flops * work.times > 0.01 * all_flops
+    ]

@@ -1,0 +1,60 @@
+"""Reading a compiled program: work known beforehand is found in XLA's text."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from lmjax.runtime import devices, program, roofline
+
+TEXT = """HloModule m
+
+%body (p: (s32[], bf16[128,256])) -> (s32[], bf16[128,256]) {
+  %p = (s32[], bf16[128,256]{1,0}) parameter(0)
+  %x = bf16[128,256]{1,0} get-tuple-element(%p), index=1
+  %w = bf16[256,256]{1,0} constant({...})
+  %d = bf16[128,256]{1,0} dot(%x, %w), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  %i = s32[] get-tuple-element(%p), index=0
+  ROOT %t = (s32[], bf16[128,256]{1,0}) tuple(%i, %d)
+}
+
+%sliced (a: f32[10,64]) -> f32[64] {
+  %a = f32[10,64]{1,0} parameter(0)
+  %s = f32[1,64]{1,0} slice(%a), slice={[0:1], [0:64]}
+  ROOT %b = f32[64]{0} bitcast(%s)
+}
+
+ENTRY %main (p0: f32[10,64], t: (s32[], bf16[128,256])) -> f32[64] {
+  %p0 = f32[10,64]{1,0} parameter(0)
+  %t = (s32[], /*index=1*/bf16[128,256]{1,0}) parameter(1)
+  %l = (s32[], bf16[128,256]{1,0}) while(%t), body=%body, backend_config={"known_trip_count":{"n":"7"}}
+  ROOT %f = f32[64]{0} fusion(%p0), kind=kLoop, calls=%sliced
+}
+"""  # noqa: E501
+
+
+def test_a_loop_counts_as_often_as_it_turns_and_a_slice_for_its_part():
+    product, fusion = program.works(TEXT)
+    assert (product.kind, product.times, product.dtypes) == ("product", 7, "bf16 x bf16")
+    assert product.flops == 2 * 128 * 256 * 256
+    assert product.bytes == 2 * (128 * 256 * 2 + 256 * 256)
+    assert (fusion.kind, fusion.bytes) == ("fusion", 2 * 64 * 4)
+
+
+def test_what_xla_compiles_here_is_read():
+    step = jax.jit(lambda a, b: jnp.tanh(a @ b).sum())
+    a, b = jnp.ones((256, 512)), jnp.ones((512, 384))
+    works = program.works(step.lower(a, b).compile().as_text())
+    assert sum(w.flops * w.times for w in works) == 2 * 256 * 512 * 384
+    assert [w.dtypes for w in works if w.kind == "product"] == ["f32 x f32"]
+    assert len(roofline.large_float32(works)) == 1
+
+
+def test_a_roofline_takes_the_slower_of_arithmetic_and_memory():
+    rates = roofline.stated(devices.find("h100"))
+    slow = program.Work("product", "p", 1e12, 1.0, 0, "bf16 x bf16", 1)
+    assert roofline.seconds(slow, rates) == pytest.approx(1e12 / (0.65 * 989e12) + 2e-6)
+    moving = program.Work("fusion", "f", 0, 3.35e9, 0, "", 1)
+    assert roofline.seconds(moving, rates) == pytest.approx(1e-3 / 0.85 + 2e-6)
+    assert roofline.seconds(slow._replace(dtypes="f32 x f32"), rates) > 1.9 * roofline.seconds(
+        slow, rates
+    )
