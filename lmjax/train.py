@@ -57,31 +57,42 @@ def _train(
     optimizer: "optax.GradientTransformation | None" = None,
 ) -> "Result":
     from lmjax.runtime import lock, run_folder, signals
+    from lmjax.runtime.ledger import Ledger
 
+    ledger = Ledger()
     run, data = Path(config.run), Path(config.data)
     with lock.hold(run), signals.listen() as stop:
         from lmjax.data import corpus as corpora
         from lmjax.text import corpus as preparation
 
-        if not corpora.exists(data):
-            preparation.prepare(config.text, data)
-        corpus = corpora.open_corpus(data)
-        vocab_size = corpora.padded_vocabulary(corpus, config.model.vocab_size)
+        with ledger.section("prepare"):
+            if not corpora.exists(data):
+                preparation.prepare(config.text, data)
+            corpus = corpora.open_corpus(data)
+        vocab_size = corpora.padded_vocabulary(corpus, config)
         config = configuration.with_vocabulary(config, vocab_size)
         run_folder.check_config(run, config)
+        if config.init_from is not None:
+            run_folder.check_tokenizer(Path(config.init_from), data)
         run_folder.write_new(run / "config.json", configuration.to_json(config).encode())
         # Kept from the first start on: another corpus is refused later, and must not leave its own.
-        if corpus.tokenizer is not None and not (run / "tokenizer.model").exists():
-            model = (data / "tokenizer.model").read_bytes()
-            run_folder.write_new(run / "tokenizer.model", model)
+        if corpus.tokenizer is not None and not run_folder.tokenizer(run).exists():
+            model = run_folder.tokenizer(data)
+            run_folder.write_new(run / model.name, model.read_bytes())
 
         from lmjax.learning import optimizers
-        from lmjax.runtime import device, loop
+        from lmjax.models.model import resolve_dtype
+        from lmjax.runtime import device, journal, loop
+
+        def default(config: Config) -> "optax.GradientTransformation":
+            return optimizers.muon_adamw(config, resolve_dtype(config.model, device.platform()))
 
         device.cache_compilations()
         rate = optimizers.learning_rate(config) if optimizer is None else optimizers.unknown_rate
-        tx = optimizer or (make_optimizer or optimizers.muon_adamw)(config)
-        return loop.train(config, run, corpus, tx, rate, stop)
+        tx = optimizer or (make_optimizer or default)(config)
+        ledger.carry(loop.carried(run))
+        with contextlib.closing(journal.Journal(run / "events.jsonl")) as events:
+            return loop.train(config, run, corpus, tx, rate, stop, ledger, events)
 
 
 def _write_samples(run: Path, config: Config) -> None:

@@ -7,7 +7,6 @@ deadline and can still be repeated bit for bit.
 
 import itertools
 import math
-import time
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -57,40 +56,39 @@ def _multiples(progress: float, share: float) -> int:
     return math.floor(progress / share + 1e-9)
 
 
-def start(config: Config) -> Progress:
-    """The first piece. A budget in time stands still at 0 until a step has been measured."""
+def start(config: Config, step: int = 0, progress: float = 0.0) -> Progress:
+    """The first piece, from where a branch begins or from 0.
+
+    A budget in time stands still until a step has been measured.
+    """
     budget = parse_quantity(config.budget, "budget", ("steps", "tokens", "seconds"))
     if budget.kind == "seconds":
-        return Progress((Piece(0, 0.0, 0.0),))
+        return Progress((Piece(step, progress, 0.0),))
     tokens = config.batch.rows * config.model.length
     steps = budget.value if budget.kind == "steps" else math.ceil(budget.value / tokens)
-    return Progress((Piece(0, 0.0, 1 / steps),))
+    return Progress((Piece(step, progress, (1 - progress) / steps),))
 
 
 def replayed(config: Config, events: list[dict[str, Any]]) -> Progress:
     """The first piece and those a run's journal holds."""
-    progress = start(config)
+    branches = [event for event in events if event["event"] == "branch"]
+    begun = {name: branches[0][name] for name in ("step", "progress")} if branches else {}
+    progress = start(config, **begun)
     for event in events:
         if event["event"] == "piece":
             progress = progress.extended(Piece(event["step"], event["progress"], event["rate"]))
     return progress
 
 
-class Clock:
-    """Seconds the run has used, those of earlier processes included.
-
-    Counted from the moment this process took the run folder; time between processes is not.
-    """
-
-    def __init__(self, carried: float) -> None:
-        self._start = time.monotonic() - carried
-
-    def elapsed(self) -> float:
-        return time.monotonic() - self._start
+def spent(config: Config, seconds: dict[str, float]) -> float:
+    """The seconds of a ledger that count against the budget."""
+    if config.budget_counts == "steps":
+        return seconds["data"] + seconds["step"]
+    return sum(seconds.values())
 
 
 class Pacer:
-    """Decides, for a budget in time, when and how progress bends; idle for other budgets.
+    """Decides, for a budget in time, when and how progress bends; idle for others and for replays.
 
     Room is left for what comes beside the updates: the evaluations on the way, the last one over
     the whole split, and the last save, each as long as the one before. No piece begins before step
@@ -104,7 +102,9 @@ class Pacer:
     def __init__(self, config: Config, reached: int = 0) -> None:
         budget = parse_quantity(config.budget, "budget", ("steps", "tokens", "seconds"))
         every = parse_quantity(config.evaluation.every, "", ("steps", "progress"))
-        self._seconds = budget.value if budget.kind == "seconds" else None
+        timed = budget.kind == "seconds" and config.replay is None
+        self._seconds = budget.value if timed else None
+        self._all = config.budget_counts == "everything"
         self._evaluate_every = every
         self._evaluate = self._evaluate_all = self._save = 0.0
         self._aside = 0.0
@@ -113,13 +113,15 @@ class Pacer:
 
     def evaluated(self, seconds: float, share: float) -> None:
         """Note how long an evaluation of a share of the rows took."""
-        self._evaluate, self._evaluate_all = seconds, seconds / share
-        self._aside += seconds
+        if self._all:
+            self._evaluate, self._evaluate_all = seconds, seconds / share
+            self._aside += seconds
 
     def saved(self, seconds: float) -> None:
         """Note how long the loop waited for a save."""
-        self._save = max(self._save, seconds)
-        self._aside += seconds
+        if self._all:
+            self._save = max(self._save, seconds)
+            self._aside += seconds
 
     def due(self, progress: Progress, step: int) -> bool:
         """Whether to estimate at this step; never where a piece is already journalled."""

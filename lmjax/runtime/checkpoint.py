@@ -1,9 +1,10 @@
 """Checkpoints: written by Orbax, sealed by us.
 
-`checkpoints/<step>/` holds `params/` and `rest/` (the optimizer state) as Orbax items,
-`numbers.json`, and `seal.json`: the SHA-256 of every file, written last. A folder is filled beside
-its place, forced to disk and renamed, so a step exists if and only if its seal verifies. Orbax
-alone guards neither array data nor JSON: one flipped bit restores silently wrong.
+`checkpoints/<step>/` holds `params/` and `rest/` (the optimizer state) as Orbax items, `evaluated/`
+where the optimizer evaluates other parameters than it trains, `numbers.json`, and `seal.json`: the
+SHA-256 of every file, written last. A folder is filled beside its place, forced to disk and
+renamed, so a step exists if and only if its seal verifies. Orbax alone guards neither array data
+nor JSON: one flipped bit restores silently wrong.
 """
 
 import contextlib
@@ -111,15 +112,23 @@ def restore(item: Path, abstract: Any) -> Any:
         return checkpointer.restore(item.absolute(), args=arguments)
 
 
-def save(folder: Path, state: TrainState, numbers: dict[str, Any]) -> Path:
-    """Write and seal a step. `state` holds host arrays. Returns its folder."""
+def save(
+    folder: Path, state: TrainState, numbers: dict[str, Any], evaluated: Any | None = None
+) -> Path:
+    """Write and seal a step. `state` holds host arrays. Returns its folder.
+
+    `evaluated` are the parameters of the finished model, where they are not `state.params`.
+    """
     folder = folder.absolute()  # Orbax takes no other
     final = folder / str(int(state.step))
     side = folder / f".saving-{final.name}"
     shutil.rmtree(side, ignore_errors=True)
     side.mkdir(parents=True)
     with _checkpointer() as checkpointer:
-        for name, tree in (("params", state.params), ("rest", state.opt_state)):
+        items = {"params": state.params, "rest": state.opt_state}
+        if evaluated is not None:
+            items["evaluated"] = evaluated
+        for name, tree in items.items():
             checkpointer.save(side / name, args=ocp.args.PyTreeSave(tree))
     (side / "numbers.json").write_text(json.dumps(numbers))
     seal = {"format": FORMAT, "files": {_name(side, path): _digest(path) for path in _files(side)}}
@@ -163,12 +172,16 @@ class Saver:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
-    def save(self, state: TrainState, numbers: dict[str, Any]) -> None:
+    def save(
+        self, state: TrainState, numbers: dict[str, Any], evaluated: Any | None = None
+    ) -> None:
         """Copy the state and start writing it. Raises SaveError if the save before failed."""
         self.wait()
         # A real copy: the step donates these buffers, and on a CPU a view would share them.
-        host = jax.tree.map(lambda a: np.array(a, copy=True), jax.device_get(state))
-        self._thread = threading.Thread(target=self._work, args=(host, numbers), daemon=True)
+        given = jax.device_get((state, evaluated))
+        host, evaluated = jax.tree.map(lambda a: np.array(a, copy=True), given)
+        work = threading.Thread(target=self._work, args=(host, numbers, evaluated), daemon=True)
+        self._thread = work
         self._thread.start()
 
     def wait(self) -> None:
@@ -182,9 +195,9 @@ class Saver:
                 f"{self.folder}: saving failed, earlier steps are whole: {error}"
             ) from error
 
-    def _work(self, host: TrainState, numbers: dict[str, Any]) -> None:
+    def _work(self, host: TrainState, numbers: dict[str, Any], evaluated: Any | None) -> None:
         try:
-            save(self.folder, host, numbers)
+            save(self.folder, host, numbers, evaluated)
             clean(self.folder, int(host.step), self.keep, best_of="val_loss")
         except BaseException as error:
             shutil.rmtree(self.folder / f".saving-{int(host.step)}", ignore_errors=True)

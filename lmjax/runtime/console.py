@@ -1,7 +1,7 @@
 """What a person watches: one progress line on a terminal, plain lines elsewhere. Standard error."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -83,6 +83,13 @@ def differences(rows: Sequence[tuple[str, Any, Any]], old: str, new: str) -> Non
     for key, before, after in rows:
         table.add_row(key, str(before), str(after))
     terminal.print(table)
+
+
+def ledger(seconds: Mapping[str, float]) -> None:
+    """Print where the time went."""
+    total = sum(seconds.values())
+    parts = (f"{name} {span(value)} ({value / total:.0%})" for name, value in seconds.items())
+    say(f"time {span(total)}: {', '.join(parts)}")
 
 
 def count(number: float) -> str:

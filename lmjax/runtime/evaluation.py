@@ -13,7 +13,7 @@ import numpy as np
 from lmjax.data import loader
 from lmjax.data.packing import RowTable
 from lmjax.learning.objective import Objective
-from lmjax.models.transformer import Transformer
+from lmjax.models.model import Model
 
 
 class Result(NamedTuple):
@@ -27,7 +27,7 @@ class Result(NamedTuple):
 
 
 def make_evaluator(
-    model: Transformer,
+    model: Model,
     objective: Objective,
     table: RowTable,
     bytes_V: np.ndarray | None,
@@ -38,6 +38,8 @@ def make_evaluator(
     The result does not depend on `rows`, the batch size, but for the rounding of float32 sums:
     padding weighs nothing. `bytes_V` holds the UTF-8 bytes of each token.
     """
+
+    model = model.without_dropout()
 
     @jax.jit
     def sums(params: Any, batch: loader.Batch) -> Any:

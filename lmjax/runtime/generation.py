@@ -13,14 +13,14 @@ import numpy as np
 
 from lmjax.config import ConfigError
 from lmjax.learning import sampling
-from lmjax.models.transformer import Transformer
+from lmjax.models.model import Model
 from lmjax.text.tokenizer import Tokenizer
 
 _CHUNK = 16  # tokens a compiled call makes: long enough to be fast, short enough to read along
 
 
 def generate(
-    model: Transformer,
+    model: Model,
     params: Any,
     prompts: Sequence[Sequence[int]],
     *,
@@ -56,7 +56,7 @@ def generate(
 
 
 def _chunks(
-    model: Transformer,
+    model: Model,
     params: Any,
     prompts: Sequence[Sequence[int]],
     vocab_size: int,
@@ -96,7 +96,7 @@ def _chunks(
 
 
 def complete(
-    model: Transformer,
+    model: Model,
     params: Any,
     tokenizer: Tokenizer,
     prompt: str,
@@ -120,7 +120,7 @@ def complete(
     return itertools.starmap(text, enumerate(itertools.tee(chunks, samples)))
 
 
-def _prefill(model: Transformer, params: Any, texts: list[list[int]]) -> sampling.Tail:
+def _prefill(model: Model, params: Any, texts: list[list[int]]) -> sampling.Tail:
     """Pad to a power of two, so that few shapes are ever compiled, and read the texts."""
     longest = max(map(len, texts))
     T = min(model.config.length, max(8, 1 << (longest - 1).bit_length()))

@@ -4,6 +4,7 @@ Before each draw: log, evaluate, save. The state, the metrics file and the place
 agree at every checkpoint, and the last step is no special case.
 """
 
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,14 +14,16 @@ import jax
 import numpy as np
 import optax
 
-from lmjax.config import Config, Quantity, parse_quantity
+from lmjax.config import Config, ConfigError, Quantity, parse_quantity
 from lmjax.data import loader, packing
 from lmjax.data.corpus import Corpus
-from lmjax.learning import objective
+from lmjax.learning import averaging, objective
 from lmjax.learning.step import TrainState, init_state, make_train_step
-from lmjax.models import transformer
-from lmjax.runtime import budget, checkpoint, console, device, journal, run_folder
+from lmjax.models.build import build
+from lmjax.models.model import Model
+from lmjax.runtime import budget, checkpoint, console, device, journal, restoring, run_folder
 from lmjax.runtime.evaluation import Result, make_evaluator
+from lmjax.runtime.ledger import Ledger
 from lmjax.runtime.record import Record, Taken
 from lmjax.runtime.signals import Stop
 
@@ -36,28 +39,33 @@ def train(
     tx: optax.GradientTransformation,
     learning_rate: Callable[[jax.Array], jax.Array],
     stop: Stop,
+    ledger: Ledger,
+    events: journal.Journal,
 ) -> Result:
     """Train until the budget is spent, from wherever the run folder stands; the final evaluation.
 
-    `learning_rate` of progress is only reported. Raises Interrupted, Diverged, SaveError, DataError
-    or ConfigError; the run folder is fit to go on from after each.
+    `learning_rate` of progress is only reported; `ledger` holds what the run has used so far, and
+    `events` is its journal of decisions. Raises Interrupted, Diverged, SaveError, DataError or
+    ConfigError; the run folder is fit to go on from after each.
     """
     # ---- Run folder: what is there
-    events = journal.Journal(run / "events.jsonl")
     checkpoints = run / "checkpoints"
     saved, rejected = checkpoint.newest(checkpoints)
     for reason in rejected:
         console.say(f"passed over: {reason}")
     step = saved.step if saved else 0
     checkpoint.clean(checkpoints, step, config.checkpoint.keep, best_of="val_loss")
-    spent = [0.0, *(entry["elapsed"] for entry in journal.read(run / "timing.jsonl"))]
-    if saved:
-        spent.append(saved.numbers["elapsed"])
-    clock = budget.Clock(max(spent))
+    branched = (
+        restoring.find(Path(config.branch_from), config.branch_step)
+        if (config.branch_from is not None and saved is None)
+        else None
+    )
+    if branched:
+        step = branched.step
 
     # ---- Device and model
     here = device.describe()
-    model = transformer.build(config.model, here.platform)
+    model = build(config.model, here.platform)
     mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
@@ -73,67 +81,90 @@ def train(
     key = jax.random.key(config.seed)
     create = jax.jit(lambda key: init_state(model.init(key), tx), out_shardings=sharding)
     shapes = jax.eval_shape(create, key)
-    run_folder.check_plan(run, _plan(model, here, corpus, shapes, table, held_out))
+    plan = _plan(model, here, corpus, shapes, table, held_out)
+    run_folder.check_plan(run, plan)
+    if config.replay is not None:
+        run_folder.check_plan(Path(config.replay), plan)
     _introduce(model, here, corpus, shapes, table)
-    if saved:
+    if source := saved or branched:
         host = TrainState(
             np.int32(step),  # type: ignore[arg-type]
-            checkpoint.restore(saved.folder / "params", shapes.params),
-            checkpoint.restore(saved.folder / "rest", shapes.opt_state),
+            checkpoint.restore(source.folder / "params", shapes.params),
+            checkpoint.restore(source.folder / "rest", shapes.opt_state),
         )
         state = jax.device_put(host, sharding)
-        console.say(f"resumed at step {step} (verified)")
+        console.say(
+            f"{'resumed' if saved else f'{source.folder}: branched'} at step {step} (verified)"
+        )
+    elif config.init_from is not None:
+        before = restoring.find(Path(config.init_from), None)
+        begin = jax.jit(lambda params: init_state(params, tx), out_shardings=sharding)
+        state = begin(restoring.load_params(model, before))
+        console.say(f"parameters of {before.folder} (verified)")
     else:
         state = create(key)
-    event = {"event": "resume" if saved else "start", "step": step, "elapsed": clock.elapsed()}
+    event = {"event": "resume" if saved else "start", "step": step, "elapsed": ledger.elapsed()}
     events.write(event, durable=True)
+    if branched:
+        events.write(_branch(config, step), durable=True)
 
     # ---- Step and evaluation, compiled before the first batch is drawn
-    train_step = make_train_step(model, objective.next_token, tx, learning_rate, config.seed)
+    goal = objective.make(
+        config.objective, model.V, corpus.vocab_size, corpus.bos, corpus.word_starts
+    )
+    train_step = make_train_step(model, goal, tx, learning_rate, config.seed)
     micro = config.batch.micro_rows or rows
     tokens_GBS = jax.ShapeDtypeStruct((rows // micro, micro, length + 1), np.int32)
-    compiled = (
-        jax.jit(train_step, donate_argnums=0, in_shardings=sharding, out_shardings=sharding)
-        .lower(state, loader.Batch(tokens_GBS), jax.ShapeDtypeStruct((), np.float32))  # type: ignore[arg-type]
-        .compile()
-    )
-    evaluate = make_evaluator(
-        model, objective.next_token, held_out, corpus.bytes_V, config.evaluation.rows
-    )
+    with ledger.section("compile"):
+        compiled = (
+            jax.jit(train_step, donate_argnums=0, in_shardings=sharding, out_shardings=sharding)
+            .lower(state, loader.Batch(tokens_GBS), jax.ShapeDtypeStruct((), np.float32))  # type: ignore[arg-type]
+            .compile()
+        )
+    bytes_V = corpus.bytes_V if config.objective.kind == "next_token" else None
+    evaluate = make_evaluator(model, goal, held_out, bytes_V, config.evaluation.rows)
 
     # ---- Budget
-    progress = budget.replayed(config, journal.read(events.path))
+    paced = events.path if config.replay is None else Path(config.replay) / "events.jsonl"
+    progress = budget.replayed(config, journal.read(paced))
     evaluate_every = parse_quantity(config.evaluation.every, "", ("steps", "progress"))
     save_every = parse_quantity(config.checkpoint.every, "", ("steps", "seconds", "progress"))
     written = journal.read(run / "metrics.jsonl")
     pacer = budget.Pacer(config, reached=max((entry["step"] for entry in written), default=0))
-    evaluate(state.params, 1)  # compiles
+
+    evaluated = averaging.reader(tx)
+    with ledger.section("compile"):
+        evaluate(evaluated(state) if evaluated else state.params, 1)
     begun = time.monotonic()
-    evaluate(state.params, 1)
+    with ledger.section("evaluate"):
+        evaluate(state.params, 1)
     pacer.evaluated(
         time.monotonic() - begun, share=min(1.0, config.evaluation.rows / len(held_out))
     )
 
     # ---- Loop
     saver = checkpoint.Saver(checkpoints, config.checkpoint.keep)
-    flops = transformer.flops_per_token(config.model, model.V)
-    record = Record(run, config, events, clock, batches, step, flops, here.peak_flops)
-    resumed_at, last_save = step if saved else None, clock.elapsed()
+    flops = model.flops_per_token()
+    record = Record(run, config, events, ledger, batches, step, flops, here.peak_flops)
+    resumed_at, last_save = step if source else None, ledger.elapsed()
 
     def due(every: Quantity) -> bool:
         if every.kind == "seconds":
-            return clock.elapsed() - last_save >= every.value
+            return ledger.elapsed() - last_save >= every.value
         if every.kind == "steps":
             return step > 0 and step % int(every.value) == 0
         return budget.crossed(progress, step, every.value)
 
-    with batches, record.screen, jax.transfer_guard("disallow"):
+    guard = jax.transfer_guard("disallow")
+    with contextlib.closing(record), batches, record.screen, guard:
         while True:
-            record.read(progress, leave=1)
+            with ledger.section("step"):  # where the loop waits for the device
+                record.read(progress, leave=1)
             # Before what is due at this step is decided: a replay knows the piece from the start.
             if pacer.due(progress, step):
-                jax.block_until_ready(state)
-                piece = pacer.estimate(progress, step, clock.elapsed())
+                with ledger.section("step"):
+                    jax.block_until_ready(state)
+                piece = pacer.estimate(progress, step, budget.spent(config, ledger.seconds()))
                 if piece:
                     events.write({"event": "piece", **piece._asdict()}, durable=True)
                     progress = progress.extended(piece)
@@ -142,54 +173,87 @@ def train(
             result: Result | None = None
 
             if ended or (fresh and due(evaluate_every)):
-                record.read(progress, leave=0)
+                with ledger.section("step"):
+                    record.read(progress, leave=0)
                 begun = time.monotonic()
                 some = len(held_out) if ended else config.evaluation.max_rows or len(held_out)
-                result = evaluate(state.params, some)
+                with ledger.section("evaluate"):
+                    result = evaluate(evaluated(state) if evaluated else state.params, some)
                 if fresh:
                     record.evaluation(step, result)
                 pacer.evaluated(time.monotonic() - begun, share=min(1.0, some / len(held_out)))
                 record.aside(time.monotonic() - begun)
 
             if fresh and (ended or asked or step == 1 or due(save_every)):
-                record.read(progress, leave=0)
+                with ledger.section("step"):
+                    record.read(progress, leave=0)
                 begun = time.monotonic()
                 numbers = {
                     "step": step,
                     "rows": step * rows,
                     "tokens": step * rows * length,
-                    "elapsed": clock.elapsed(),
+                    "elapsed": ledger.elapsed(),
+                    "ledger": ledger.seconds(),
                     "val_loss": result.loss if result else None,
                 }
-                saver.save(state, numbers)
-                if ended or asked or step == 1:
-                    saver.wait()
-                last_save = clock.elapsed()
+                with ledger.section("save"):
+                    saver.save(state, numbers, evaluated(state) if evaluated else None)
+                    if ended or asked or step == 1:
+                        saver.wait()
+                last_save = ledger.elapsed()
                 pacer.saved(time.monotonic() - begun)
                 record.aside(time.monotonic() - begun)
 
             if ended or asked:
                 break
 
-            batch = next(batches)
+            with ledger.section("data"):
+                batch = next(batches)
             at = progress.at(step)
-            inputs = jax.device_put((batch, np.float32(at)), sharding)
-            state, metrics = compiled(state, *inputs)
+            with ledger.section("step"):
+                inputs = jax.device_put((batch, np.float32(at)), sharding)
+                state, metrics = compiled(state, *inputs)
             step += 1
             record.take(Taken(step, loader.digest(batch.tokens), at, metrics))
 
-    record.close(step)
+        record.finish(step)
+
     if not ended:
         events.write({"event": "stop", "step": step, "signal": stop.signal}, durable=True)
         raise Interrupted(f"{run}: stopped by {stop.signal} at step {step}, saved; run me again")
     assert result is not None
-    events.write({"event": "done", "step": step, "elapsed": clock.elapsed()}, durable=True)
-    events.close()
+    seconds = ledger.seconds()
+    done = {"event": "done", "step": step, "elapsed": sum(seconds.values()), "ledger": seconds}
+    events.write(done, durable=True)
+    console.ledger(seconds)
     return result
 
 
+def carried(run: Path) -> dict[str, float]:
+    """What earlier processes of a run have used, as a ledger: work that was lost counts."""
+    saved, _ = checkpoint.newest(run / "checkpoints")
+    ledgers = [e["ledger"] for e in journal.read(run / "timing.jsonl") if "ledger" in e]
+    ledgers += [saved.numbers["ledger"]] if saved else []
+    return max(ledgers, key=lambda ledger: sum(ledger.values()), default={})
+
+
+def _branch(config: Config, step: int) -> dict[str, Any]:
+    """The event of a branch: its cooldown begins at once, wherever the other run stood."""
+    assert config.branch_from is not None
+    other = Path(config.branch_from)
+    before = run_folder.read_config(other)
+    reached = budget.replayed(before, journal.read(other / "events.jsonl")).at(step)
+    stable = 1 - config.schedule.cooldown
+    if reached > stable + 1e-9:
+        raise ConfigError(
+            f"branch_step: expected a step before the cooldown, which began at {stable:.0%}; step "
+            f"{step} of {other} is at {reached:.0%}"
+        )
+    return {"event": "branch", "from": str(other), "step": step, "progress": stable}
+
+
 def _plan(
-    model: transformer.Transformer,
+    model: Model,
     here: device.Device,
     corpus: Corpus,
     shapes: TrainState,
@@ -204,9 +268,9 @@ def _plan(
             "optimizer": run_folder.digest(repr(shapes.opt_state)),
         },
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(shapes.params)),
-        "flops_per_token": transformer.flops_per_token(model.config, model.V),
+        "flops_per_token": model.flops_per_token(),
         "dtype": model.dtype.name,
-        "attention": model.attention,
+        "path": model.path,
         "device": here._asdict(),
         "versions": run_folder.versions(),
         "data": {
@@ -220,7 +284,7 @@ def _plan(
 
 
 def _introduce(
-    model: transformer.Transformer,
+    model: Model,
     here: device.Device,
     corpus: Corpus,
     shapes: TrainState,
@@ -228,7 +292,7 @@ def _introduce(
 ) -> None:
     parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes.params))
     console.say(
-        f"{console.count(parameters)} parameters, {model.attention} attention in "
+        f"{console.count(parameters)} parameters, {model.path} in "
         f"{model.dtype.name} on {here.name}, peak {here.peak_flops / 1e12:.3g} TFLOP/s "
         f"({here.peak_source})\n{len(corpus.train):,} training tokens in {len(table):,} rows"
     )

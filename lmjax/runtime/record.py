@@ -11,8 +11,9 @@ from lmjax.config import Config
 from lmjax.data.loader import Batches
 from lmjax.learning.step import Metrics
 from lmjax.runtime import console, device, journal
-from lmjax.runtime.budget import Clock, Progress
+from lmjax.runtime.budget import Progress
 from lmjax.runtime.evaluation import Result
+from lmjax.runtime.ledger import Ledger
 
 _MOST_SKIPS_IN_A_ROW = 20
 
@@ -38,7 +39,7 @@ class Record:
         run: Path,
         config: Config,
         events: journal.Journal,
-        clock: Clock,
+        ledger: Ledger,
         batches: Batches,
         step: int,
         flops_per_token: float,
@@ -54,10 +55,10 @@ class Record:
         self._run, self._every = run, config.log.every
         self._tokens_a_step = config.batch.rows * config.model.length
         self._flops_per_token, self._peak_flops = flops_per_token, peak_flops
-        self._clock, self._batches = clock, batches
+        self._ledger, self._batches = ledger, batches
         self._pending: list[Taken] = []
         self._skips = 0
-        self._mark = (clock.elapsed(), step, 0.0)
+        self._mark = (ledger.elapsed(), step, 0.0)
 
     def take(self, taken: Taken) -> None:
         """Note an update whose metrics are still being computed."""
@@ -88,8 +89,12 @@ class Record:
             }
         )
 
-    def close(self, step: int) -> None:
-        self._timing.write({"step": step, "elapsed": self._clock.elapsed()})
+    def finish(self, step: int) -> None:
+        """Write down what the time went into up to the last step."""
+        seconds = self._ledger.seconds()
+        self._timing.write({"step": step, "elapsed": sum(seconds.values()), "ledger": seconds})
+
+    def close(self) -> None:
         self._metrics.close()
         self._timing.close()
 
@@ -125,7 +130,8 @@ class Record:
         self._time(taken, progress)
 
     def _time(self, taken: Taken, progress: Progress) -> None:
-        now, step, waited = self._clock.elapsed(), taken.step, self._batches.wait_seconds
+        seconds_of, step, waited = self._ledger.seconds(), taken.step, self._batches.wait_seconds
+        now = sum(seconds_of.values())
         seconds = max(now - self._mark[0], 1e-9)
         steps = max(step - self._mark[1], 1)
         wait = (waited - self._mark[2]) / seconds
@@ -150,6 +156,7 @@ class Record:
             {
                 "step": step,
                 "elapsed": now,
+                "ledger": seconds_of,
                 "tokens_per_second": speed,
                 "mfu": mfu,
                 "data_wait": wait,

@@ -6,7 +6,8 @@ from typing import Any
 import jax
 
 from lmjax.config import Config
-from lmjax.models import transformer
+from lmjax.models.build import build
+from lmjax.models.model import Model, Params
 from lmjax.runtime import checkpoint, device, run_folder
 from lmjax.runtime.checkpoint import Saved
 from lmjax.text.errors import DataError
@@ -27,9 +28,7 @@ def find(run: Path, step: int | None) -> Saved:
     return saved
 
 
-def restore(
-    run_dir: str | Path, step: int | None = None
-) -> tuple[transformer.Transformer, transformer.Params, Config]:
+def restore(run_dir: str | Path, step: int | None = None) -> tuple[Model, Params, Config]:
     """The model, its parameters on the device, and the settings of a run.
 
     `step` defaults to the newest that verifies; a live run can be read. Raises DataError where
@@ -37,16 +36,18 @@ def restore(
     """
     run = Path(run_dir)
     config = run_folder.read_config(run)
-    model = transformer.build(config.model, device.platform())
+    model = build(config.model, device.platform())
     return model, load_params(model, find(run, step)), config
 
 
-def load_params(model: transformer.Transformer, saved: Saved) -> Any:
-    """The parameters of a checkpoint, on the device."""
+def load_params(model: Model, saved: Saved) -> Any:
+    """The parameters of a checkpoint, on the device: those that were evaluated."""
     abstract = jax.eval_shape(model.init, jax.random.key(0))
-    return jax.device_put(checkpoint.restore(saved.folder / "params", abstract))
+    evaluated = saved.folder / "evaluated"
+    item = evaluated if evaluated.is_dir() else saved.folder / "params"
+    return jax.device_put(checkpoint.restore(item, abstract))
 
 
 def restore_tokenizer(run_dir: str | Path) -> Tokenizer:
     """The tokenizer a run was trained with. Raises DataError where it had none."""
-    return load(Path(run_dir) / "tokenizer.model")
+    return load(run_folder.tokenizer(Path(run_dir)))

@@ -89,9 +89,15 @@ def check_plan(run: Path, plan: dict[str, Any]) -> None:
         raise Drift(run, rows)
 
 
+def tokenizer(folder: Path) -> Path:
+    """The file of a run's or a corpus's tokenizer: `tokenizer.model`, or `tokenizer.json`."""
+    model, other = folder / "tokenizer.model", folder / "tokenizer.json"
+    return other if other.exists() and not model.exists() else model
+
+
 def check_tokenizer(run: Path, corpus: Path) -> None:
     """Hold a corpus's tokenizer against the run's: ids of another one mean other text."""
-    mine, other = run / "tokenizer.model", corpus / "tokenizer.model"
+    mine, other = tokenizer(run), tokenizer(corpus)
     if mine.exists() and other.exists() and mine.read_bytes() != other.read_bytes():
         raise DataError(
             f"{other}: expected the tokenizer of {run}, found another; prepare the corpus again "

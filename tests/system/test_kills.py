@@ -33,7 +33,7 @@ def test_killed_at_any_instant(commands, finished_by, recipe):
 
 
 def test_a_budget_in_time_repeats_what_was_done(commands):
-    settings = ["--budget", "25s", "--checkpoint.every", "25steps"]
+    settings = ["--budget", "12s", "--budget-counts", "steps", "--checkpoint.every", "25steps"]
     run = commands.folder / "run"
     metrics = run / "metrics.jsonl"
     process = commands.start_training(*settings)

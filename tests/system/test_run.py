@@ -9,6 +9,7 @@ OURS = [
     r"[0-9.]+[kMB]? parameters, xla attention in float32 on \d+ cores, peak .* TFLOP/s .*",
     r"[\d,]+ training tokens in [\d,]+ rows",
     r"\d+/\d+ +\d+%  loss \d+\.\d{3}(  val \d+\.\d{3} bpb)?  lr .*  .* tok/s  mfu .*  eta [\d:?]+",
+    r"time [\d:]+: prepare .*, other .*",
     r"",
     r"done: step 60, validation loss \d+\.\d{4}, \d+\.\d{4} bits per byte",
     r"run folder: run",

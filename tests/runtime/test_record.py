@@ -1,0 +1,65 @@
+"""Metrics are read one step late: the newest update stays in flight."""
+
+import contextlib
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from lmjax.config import Config
+from lmjax.data import corpus as corpora
+from lmjax.data import loader, packing
+from lmjax.learning.step import Metrics
+from lmjax.runtime import budget, journal
+from lmjax.runtime.ledger import Ledger
+from lmjax.runtime.record import Diverged, Record, Taken
+
+
+@jax.jit
+def slow(seed):
+    """A number that takes seconds to compute."""
+    grow = lambda i, x_DD: jnp.tanh(x_DD @ x_DD + seed)  # noqa: E731
+    return jax.lax.fori_loop(0, 3000, grow, jnp.eye(256)).sum()
+
+
+def metrics(loss, skipped=0.0):
+    return Metrics(loss, *map(jnp.float32, (1.0, 0.1, skipped)))
+
+
+@pytest.fixture
+def record(corpus, tmp_path):
+    opened = corpora.open_corpus(corpus)
+    table = packing.pack(opened.train, 32, opened.bos, "documents")
+    events = journal.Journal(tmp_path / "events.jsonl")
+    batches = loader.batches(table, 0, 0, 4)
+    with contextlib.closing(events), batches:
+        made = Record(tmp_path, Config(), events, Ledger(), batches, 0, 1.0, 1.0)
+        with contextlib.closing(made):
+            yield made
+
+
+def test_the_newest_update_stays_in_flight(record, tmp_path):
+    progress = budget.replayed(Config(budget="100steps"), [])
+    slow(0.0).block_until_ready()  # compiled
+    oldest = jax.block_until_ready(metrics(jnp.float32(2.5)))
+    newest = Metrics(slow(1.0), *oldest[1:])
+    record.take(Taken(1, "a", 0.0, oldest))
+    record.take(Taken(2, "b", 0.01, newest))
+    record.read(progress, leave=1)
+    assert not newest.loss.is_ready()
+    assert [entry["loss"] for entry in journal.read(tmp_path / "metrics.jsonl")] == [2.5]
+    record.read(progress, leave=0)
+    assert newest.loss.is_ready()
+
+
+def test_many_updates_in_a_row_that_are_not_finite_end_the_run(record):
+    progress = budget.replayed(Config(budget="100steps"), [])
+    for step in range(1, 40):
+        skipped = 0.0 if step == 10 else 1.0
+        record.take(Taken(step, "a", 0.0, metrics(jnp.float32(jnp.nan), skipped)))
+        if step < 30:
+            record.read(progress, leave=0)
+        else:
+            with pytest.raises(Diverged, match="20 updates in a row"):
+                record.read(progress, leave=0)
+            break
