@@ -2,8 +2,9 @@
 
     python -m lmjax.train --config configs/quickstart.py
 
-Under four minutes with everything. A budget this small, some 800,000 tokens, wants few layers,
-short rows and small batches.
+Under four minutes with everything, on two cores: 1.83 bits per byte after 831,000 tokens. A budget
+this small wants few layers, short rows, small batches, and parameters that cost no products: the
+value embedding. It also wants to be told that text is local: a short window and the smear.
 """
 
 from lmjax.config import (
@@ -11,7 +12,6 @@ from lmjax.config import (
     CheckpointConfig,
     Config,
     EvaluationConfig,
-    OptimizerConfig,
     SampleConfig,
     TextConfig,
     TokenizerConfig,
@@ -21,13 +21,21 @@ from lmjax.config import (
 
 def get_config() -> Config:
     return Config(
-        budget="190s",
+        budget="175s",
         data="corpora/python-docs",
         run="runs/quickstart",
-        text=TextConfig(tokenizer=TokenizerConfig(vocab_size=2048)),
-        model=TransformerConfig(length=128, depth=2, width=192, heads=3),
+        text=TextConfig(tokenizer=TokenizerConfig(vocab_size=4096)),
+        model=TransformerConfig(
+            length=128,
+            depth=2,
+            width=192,
+            heads=3,
+            window=16,
+            window_pattern="SL",
+            value_embeddings=True,
+            smear=True,
+        ),
         batch=BatchConfig(rows=16),
-        optimizer=OptimizerConfig(learning_rate=0.04),
         evaluation=EvaluationConfig(every="20%", max_rows=128),
         checkpoint=CheckpointConfig(every="30s"),
         sample=SampleConfig(prompts=("The function returns", "If the file", "A module that")),

@@ -16,6 +16,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Loss, perplexity and bits per byte of a run's checkpoint on the whole validation set.
 
+    A masked objective has a loss alone, and where it masks depends on `rows`.
     The newest checkpoint that verifies if `step` is not given; the run's own corpus if `data` is
     not. The result does not depend on `rows`, the rows computed at a time.
     Raises DataError for a run or a corpus that cannot be read, or one of another tokenizer.
@@ -26,20 +27,24 @@ def evaluate(
     from lmjax.data import corpus as corpora
     from lmjax.data import packing
     from lmjax.learning import objective
-    from lmjax.models import transformer
+    from lmjax.models.build import build
     from lmjax.runtime import device, restoring, run_folder
     from lmjax.runtime.evaluation import make_evaluator
 
     device.cache_compilations()
     config = run_folder.read_config(run)
     saved = restoring.find(run, step)
-    model = transformer.build(config.model, device.platform())
+    model = build(config.model, device.platform())
     corpus = corpora.open_corpus(Path(config.data) if data is None else data)
     run_folder.check_tokenizer(run, corpus.folder)
     table = packing.pack(
         corpus.validation, config.model.length, corpus.bos, config.batch.packing, cover=True
     )
-    measure = make_evaluator(model, objective.next_token, table, corpus.bytes_V, rows)
+    goal = objective.make(
+        config.objective, model.V, corpus.vocab_size, corpus.bos, corpus.word_starts
+    )
+    bytes_V = corpus.bytes_V if config.objective.kind == "next_token" else None
+    measure = make_evaluator(model, goal, table, bytes_V, rows)
     result = measure(restoring.load_params(model, saved), None)
     return {**result._asdict(), "step": saved.step, "run": str(run), "data": str(corpus.folder)}
 

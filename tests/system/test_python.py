@@ -1,13 +1,16 @@
 """lmjax from Python: the same as the commands."""
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 from commands import arrays
 
 import lmjax
 from lmjax.config import ConfigError
-from lmjax.runtime import journal
+from lmjax.runtime import journal, loop
+from lmjax.text.errors import DataError
 
 
 def load(finished, run, *overrides):
@@ -27,6 +30,23 @@ def test_fit_takes_any_optax_transformation(finished, tmp_path, in_process):
     losses = [e["loss"] for e in journal.read(run / "metrics.jsonl") if "loss" in e]
     assert len(losses) == 6
     assert losses[-1] < losses[0]
+
+
+def test_a_hidden_transfer_in_the_loop_is_an_error(finished, tmp_path, in_process, monkeypatch):
+    config = load(finished, tmp_path / "run", "--budget", "3steps")
+    monkeypatch.setattr(loop.jax, "device_put", lambda tree, sharding=None: tree)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
+        lmjax.fit(config)
+
+
+def test_a_run_begins_with_the_parameters_of_another(finished, tmp_path, in_process):
+    given = ["--budget", "2steps", "--init-from", str(finished.run)]
+    run = lmjax.fit(load(finished, tmp_path / "run", *given), optimizer=optax.sgd(0.0))
+    _, params, _ = lmjax.restore(run)
+    _, before, _ = lmjax.restore(finished.run)
+    jax.tree.map(np.testing.assert_array_equal, params, before)
+    with pytest.raises(DataError, match="expected float32"):
+        lmjax.fit(load(finished, tmp_path / "other", *given, "--model.width", "64"))
 
 
 def test_restore_needs_the_folder_alone(finished):

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SMALL = (
-    "--model.depth 1 --model.width 32 --model.heads 2 --model.length 32 --batch.rows 4 "
+    "--model.depth 2 --model.width 32 --model.heads 2 --model.length 32 --batch.rows 4 "
     "--evaluation.max-rows 8 --sample.max-tokens 4"
 ).split()
 INSTALLING = "pip install"  # those two lines are what continuous integration runs

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lmjax import train
-from lmjax.config import load_config
+from lmjax.config import LSTMConfig, TransformerConfig, load_config
 from lmjax.runtime import journal
 
 RECIPES = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
@@ -15,17 +15,20 @@ def shrunk(recipe: Path) -> list[str]:
     """Overrides that leave a recipe's choices and take its size."""
     config = load_config(recipe)
     model = config.model
-    sizes = {
-        "vocab-size": None,
-        "depth": max(2, len(model.window_pattern)),
-        "length": 32,
-        "width": 32,
-        "heads": 4,
-        "kv-heads": None if model.kv_heads is None else 2,
-        "head-width": None if model.head_width is None else 8,
-        "ff-width": None if model.ff_width is None else 64,
-        "window": None if model.window is None else 16,
-    }
+    sizes: dict[str, int | None] = {"vocab-size": None, "length": 32, "width": 32}
+    if isinstance(model, TransformerConfig):
+        sizes |= {
+            "depth": 2 * model.period if model.backout else max(2, model.period),
+            "heads": 4,
+            "kv-heads": None if model.kv_heads is None else 2,
+            "head-width": None if model.head_width is None else 8,
+            "ff-width": None if model.ff_width is None else 64,
+            "window": None if model.window is None else 16,
+        }
+    elif isinstance(model, LSTMConfig):
+        sizes |= {"truncate": None if model.truncate is None else 8}
+    else:
+        sizes |= {"hidden": 32}
     words = [word for name, size in sizes.items() for word in (f"--model.{name}", str(size))]
     return words + (["--sample.prompts", "The"] if config.sample.prompts else [])
 
