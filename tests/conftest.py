@@ -2,6 +2,7 @@
 
 import os
 
+import jax
 import pytest
 
 from lmjax.config import TextConfig, TokenizerConfig
@@ -21,3 +22,11 @@ def environment(tmp_path_factory):
     """The environment of commands: programs are compiled once a session, on the CPU."""
     cache = tmp_path_factory.mktemp("cache")
     return {**os.environ, "XDG_CACHE_HOME": str(cache), "JAX_PLATFORMS": "cpu"}
+
+
+@pytest.fixture
+def compile_fast():
+    """The same programs with fewer passes of XLA, where compiling is most of what a test costs."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

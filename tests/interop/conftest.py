@@ -1,6 +1,5 @@
 """Models of transformers that several tests read."""
 
-import jax
 import numpy as np
 import pytest
 from foreign import SIZES, make
@@ -17,14 +16,6 @@ def made(tmp_path_factory):
         return done[kind]
 
     return get
-
-
-@pytest.fixture(autouse=True)
-def compile_fast():
-    """The same programs with fewer passes of XLA: compiling is most of what these tests cost."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture

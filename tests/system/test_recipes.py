@@ -34,7 +34,7 @@ def shrunk(recipe: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=[recipe.stem for recipe in RECIPES])
-def test_it_runs_two_steps(recipe, corpus, tmp_path, in_process, capsys):
+def test_it_runs_two_steps(recipe, corpus, tmp_path, in_process, compile_fast, capsys):
     batch = ["--batch.rows", "4", "--batch.micro-rows", "2", "--evaluation.max-rows", "32"]
     folders = ["--data", str(corpus), "--run", str(tmp_path / "run")]
     short = ["--budget", "2steps", "--log.every", "1", "--sample.max-tokens", "4"]
