@@ -26,10 +26,9 @@ def evaluate(
 
     from lmjax.data import corpus as corpora
     from lmjax.data import packing
-    from lmjax.learning import objective
     from lmjax.models.build import build
     from lmjax.runtime import device, restoring, run_folder
-    from lmjax.runtime.evaluation import make_evaluator
+    from lmjax.runtime.evaluation import make_evaluator, objective_and_bytes
 
     device.cache_compilations()
     config = run_folder.read_config(run)
@@ -40,10 +39,7 @@ def evaluate(
     table = packing.pack(
         corpus.validation, config.model.length, corpus.bos, config.batch.packing, cover=True
     )
-    goal = objective.make(
-        config.objective, model.V, corpus.vocab_size, corpus.bos, corpus.word_starts
-    )
-    bytes_V = corpus.bytes_V if config.objective.kind == "next_token" else None
+    goal, bytes_V = objective_and_bytes(config, model, corpus)
     measure = make_evaluator(model, goal, table, bytes_V, rows)
     result = measure(restoring.load_params(model, saved), None)
     return {**result._asdict(), "step": saved.step, "run": str(run), "data": str(corpus.folder)}

@@ -81,15 +81,16 @@ def _train(
             run_folder.write_new(run / model.name, model.read_bytes())
 
         from lmjax.learning import optimizers
-        from lmjax.models.model import resolve_dtype
         from lmjax.runtime import device, journal, loop
-
-        def default(config: Config) -> "optax.GradientTransformation":
-            return optimizers.muon_adamw(config, resolve_dtype(config.model, device.platform()))
 
         device.cache_compilations()
         rate = optimizers.learning_rate(config) if optimizer is None else optimizers.unknown_rate
-        tx = optimizer or (make_optimizer or default)(config)
+        if optimizer is not None:
+            tx = optimizer
+        elif make_optimizer is not None:
+            tx = make_optimizer(config)
+        else:
+            tx = optimizers.muon_adamw(config, device.platform())
         ledger.carry(loop.carried(run))
         with contextlib.closing(journal.Journal(run / "events.jsonl")) as events:
             return loop.train(config, run, corpus, tx, rate, stop, ledger, events)

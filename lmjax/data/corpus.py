@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lmjax.config import Config, ConfigError
+from lmjax.config import Config, ConfigError, ObjectiveConfig
 from lmjax.data import shards
 from lmjax.text import manifest, tokenizer
 from lmjax.text.tokenizer import Tokenizer
@@ -72,22 +72,32 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def ids(pieces: int, objective: ObjectiveConfig) -> int:
+    """Ids a model must know: the tokenizer's pieces, and a mask where it has none of its own."""
+    return pieces + (objective.kind == "masked" and objective.mask_id is None)
+
+
+def padded(ids: int) -> int:
+    """Rounded up to a multiple of 64, which products of matrices like."""
+    return -(-ids // 64) * 64
+
+
 def padded_vocabulary(corpus: Corpus, config: Config) -> int:
     """Rows of the embedding: as asked, or what the tokens need rounded up to a multiple of 64.
 
     A masked objective without a mask of its own needs one row more than the tokenizer has pieces.
     Raises ConfigError if fewer are asked for than the tokens need.
     """
-    asked, pieces, masks = config.model.vocab_size, corpus.vocab_size, config.objective
+    asked, pieces = config.model.vocab_size, corpus.vocab_size
     if pieces is None:
         if asked is None:
             raise ConfigError(
                 f"model.vocab_size: expected a number, since {corpus.folder} has no tokenizer"
             )
         return asked
-    needed = pieces + (masks.kind == "masked" and masks.mask_id is None)
+    needed = ids(pieces, config.objective)
     if asked is None:
-        return -(-needed // 64) * 64
+        return padded(needed)
     if asked < needed:
         raise ConfigError(
             f"model.vocab_size: expected at least the {needed} the tokens need, found {asked}"

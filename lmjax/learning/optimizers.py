@@ -12,6 +12,7 @@ import optax
 
 from lmjax.config import Config
 from lmjax.learning import muon, schedules
+from lmjax.models.model import resolve_dtype
 
 Group = Literal["embedding", "head", "matrix", "vector"]
 
@@ -55,19 +56,15 @@ def _clip(config: Config) -> optax.GradientTransformation:
     return optax.identity() if limit is None else optax.clip_by_global_norm(limit)
 
 
-def muon_adamw(
-    config: Config, dtype: jax.typing.DTypeLike | None = None
-) -> optax.GradientTransformation:
+def muon_adamw(config: Config, platform: str = "cpu") -> optax.GradientTransformation:
     """Muon for the blocks' matrices, Adam for the rest: the default.
 
-    `dtype` is what matrices are orthogonalised in; none means what `config.model.dtype` says, and
-    float32 where that is `auto`. Muon: Jordan et al. 2024.
+    Matrices are orthogonalised in the model's compute dtype on `platform` (`cpu`, `gpu`).
+    Muon: Jordan et al. 2024.
     """
     c = config.optimizer
-    if dtype is None:
-        dtype = jnp.dtype("float32" if config.model.dtype == "auto" else config.model.dtype)
     matrices = optax.chain(
-        muon.scale_by_muon(c.momentum, dtype=dtype),
+        muon.scale_by_muon(c.momentum, dtype=resolve_dtype(config.model, platform)),
         muon.scale_by_shape(),
         optax.add_decayed_weights(c.weight_decay),
         descend(c.learning_rate, schedules.make(config.schedule)),

@@ -11,12 +11,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from lmjax import config as configuration
 from lmjax.config import Config, TransformerConfig
+from lmjax.data import corpus
 from lmjax.data.loader import Batch
 from lmjax.learning import objective, optimizers
 from lmjax.learning.step import TrainState, TrainStep, init_state, make_train_step
 from lmjax.models.build import build
-from lmjax.models.model import Model, resolve_dtype
+from lmjax.models.model import Model
 
 
 class Blueprint(NamedTuple):
@@ -32,9 +34,8 @@ def with_vocabulary(config: Config) -> Config:
     """The config with a vocabulary: where none is given, the tokenizer's as it would be trained."""
     if config.model.vocab_size is not None:
         return config
-    masks = config.objective.kind == "masked" and config.objective.mask_id is None
-    rows = -(-(config.text.tokenizer.vocab_size + masks) // 64) * 64
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=rows))
+    needed = corpus.ids(config.text.tokenizer.vocab_size, config.objective)
+    return configuration.with_vocabulary(config, corpus.padded(needed))
 
 
 def draw(
@@ -48,7 +49,7 @@ def draw(
     config = with_vocabulary(config)
     model = build(config.model, platform)
     if make_optimizer is None:
-        tx = optimizers.muon_adamw(config, resolve_dtype(config.model, platform))
+        tx = optimizers.muon_adamw(config, platform)
     else:
         tx = make_optimizer(config)
     goals = config.objective

@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from lmjax.config import Config
 from lmjax.data import loader
+from lmjax.data.corpus import Corpus
 from lmjax.data.packing import RowTable
-from lmjax.learning.objective import Objective
+from lmjax.learning.objective import Objective, make
 from lmjax.models.model import Model
 
 
@@ -24,6 +26,14 @@ class Result(NamedTuple):
     perplexity: float
     tokens: int
     bytes: int
+
+
+def objective_and_bytes(
+    config: Config, model: Model, corpus: Corpus
+) -> tuple[Objective, np.ndarray | None]:
+    """A run's objective, and the bytes of each token where its loss is that of a whole text."""
+    goal = make(config.objective, model.V, corpus.vocab_size, corpus.bos, corpus.word_starts)
+    return goal, corpus.bytes_V if config.objective.kind == "next_token" else None
 
 
 def make_evaluator(

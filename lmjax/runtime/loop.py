@@ -17,12 +17,12 @@ import optax
 from lmjax.config import Config, ConfigError, Quantity, parse_quantity
 from lmjax.data import loader, packing
 from lmjax.data.corpus import Corpus
-from lmjax.learning import averaging, objective
+from lmjax.learning import averaging
 from lmjax.learning.step import TrainState, init_state, make_train_step
 from lmjax.models.build import build
 from lmjax.models.model import Model
 from lmjax.runtime import budget, checkpoint, console, device, journal, restoring, run_folder
-from lmjax.runtime.evaluation import Result, make_evaluator
+from lmjax.runtime.evaluation import Result, make_evaluator, objective_and_bytes
 from lmjax.runtime.ledger import Ledger
 from lmjax.runtime.record import Record, Taken
 from lmjax.runtime.signals import Stop
@@ -109,9 +109,7 @@ def train(
         events.write(_branch(config, step), durable=True)
 
     # ---- Step and evaluation, compiled before the first batch is drawn
-    goal = objective.make(
-        config.objective, model.V, corpus.vocab_size, corpus.bos, corpus.word_starts
-    )
+    goal, bytes_V = objective_and_bytes(config, model, corpus)
     train_step = make_train_step(model, goal, tx, learning_rate, config.seed)
     micro = config.batch.micro_rows or rows
     tokens_GBS = jax.ShapeDtypeStruct((rows // micro, micro, length + 1), np.int32)
@@ -121,7 +119,6 @@ def train(
             .lower(state, loader.Batch(tokens_GBS), jax.ShapeDtypeStruct((), np.float32))  # type: ignore[arg-type]
             .compile()
         )
-    bytes_V = corpus.bytes_V if config.objective.kind == "next_token" else None
     evaluate = make_evaluator(model, goal, held_out, bytes_V, config.evaluation.rows)
 
     # ---- Budget
