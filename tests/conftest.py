@@ -1,8 +1,20 @@
-"""What tests of several rooms share: one small corpus, and a place for compiled programs."""
+"""What tests of several rooms share: one small corpus, and a place for compiled programs.
+
+Programs run slower and compile in a third of the time: compiling is most of what tests cost.
+"""
 
 import os
 
-import jax
+# Before JAX starts; the commands inherit it. What XLA makes of a program is the same up to the last
+# stage, which turns it into machine code.
+os.environ["XLA_FLAGS"] = " ".join(
+    (
+        "--xla_backend_optimization_level=0",
+        "--xla_llvm_disable_expensive_passes=true",
+        "--xla_cpu_use_fusion_emitters=false",
+    )
+)
+
 import pytest
 
 from lmjax.config import TextConfig, TokenizerConfig
@@ -22,11 +34,3 @@ def environment(tmp_path_factory):
     """The environment of commands: programs are compiled once a session, on the CPU."""
     cache = tmp_path_factory.mktemp("cache")
     return {**os.environ, "XDG_CACHE_HOME": str(cache), "JAX_PLATFORMS": "cpu"}
-
-
-@pytest.fixture
-def compile_fast():
-    """The same programs with fewer passes of XLA, where compiling is most of what a test costs."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)

@@ -21,8 +21,6 @@ from lmjax.runtime import checkpoint
 from lmjax.runtime.generation import generate
 from lmjax.text.errors import DataError
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 CAUSAL = [kind for kind in KINDS if "bert" not in kind]
 
 

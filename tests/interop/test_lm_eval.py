@@ -13,8 +13,6 @@ from lm_eval.models.huggingface import HFLM  # noqa: E402
 
 from lmjax.interop.lm_eval import RunLM  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 PAIRS = [
     ("The module defines", " a class"),
     ("The module defines ", "a function that returns None"),

@@ -1,7 +1,5 @@
 """The smallest language model there is, and a tiny Transformer."""
 
-from collections.abc import Iterator
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,14 +7,6 @@ import pytest
 
 from lmjax.config import TransformerConfig
 from lmjax.models.transformer import Params, Transformer, build
-
-
-@pytest.fixture(autouse=True)
-def compile_fast() -> Iterator[None]:
-    """The same programs with fewer passes of XLA: compiling is most of what these tests cost."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """A tiny Transformer, and parameters that leave nothing at zero."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -73,14 +73,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "window_pattern": "SL",
     },
 }
-
-
-@pytest.fixture(autouse=True)
-def compile_fast() -> Iterator[None]:
-    """The same programs with fewer passes of XLA: compiling is most of what these tests cost."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ def plan(folder, *arguments):
     return subprocess.run(
         [sys.executable, "-m", "lmjax.plan", *arguments],
         cwd=folder,
-        env={**os.environ, "COLUMNS": "120"},
+        env={**os.environ, "COLUMNS": "120", "XLA_FLAGS": ""},  # as users compile
         capture_output=True,
         text=True,
         timeout=250,
