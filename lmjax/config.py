@@ -529,6 +529,55 @@ class ScheduleConfig:
         )
 
 
+Knots = tuple[tuple[float, float], ...]
+Steps = tuple[tuple[float, int], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RampConfig:
+    """Numbers that change over progress, from 0 (start) to 1 (the budget is spent).
+
+    A list of (progress, value). The first three jump: each value holds up to that progress, and
+    after the last the number in its usual place. The others follow straight lines.
+    """
+
+    rows: Steps = ()
+    """Rows an update, before batch.rows: (0.3, 8), (0.6, 16)."""
+    length: Steps = ()
+    """Tokens of the pieces that rows are cut into, before they stay whole: a divisor."""
+    window: Steps = ()
+    """Tokens a short-window layer looks back on, before model.window."""
+    momentum: Knots = ()
+    """Of Muon, in place of optimizer.momentum."""
+    weight_decay: Knots = ()
+    """What optimizer.weight_decay is multiplied with."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            points = getattr(self, field.name)
+            places = [place for place, _ in points]
+            linear = field.name in ("momentum", "weight_decay")
+            _require(
+                places == sorted(set(places))
+                and all(0 <= place <= 1 if linear else 0 < place < 1 for place in places),
+                f"ramp.{field.name}",
+                "rising progress " + ("from 0 to 1" if linear else "between 0 and 1"),
+                points,
+            )
+            _require(
+                all(value >= (0 if linear else 1) for _, value in points),
+                f"ramp.{field.name}",
+                f"values of at least {0 if linear else 1}",
+                points,
+            )
+        _require(
+            all(value < 1 for _, value in self.momentum),
+            "ramp.momentum",
+            "values below 1",
+            self.momentum,
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
     """When and how the validation set is read."""
@@ -625,6 +674,7 @@ class Config:
     batch: BatchConfig = BatchConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
+    ramp: RampConfig = RampConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: LogConfig = LogConfig()
@@ -644,6 +694,25 @@ class Config:
             "schedule.kind",
             "wsd, since only a constant rate can be left at any step by branch_from",
             self.schedule.kind,
+        )
+        micro = self.batch.micro_rows
+        _require(
+            micro is None or all(n % min(micro, n) == 0 for _, n in self.ramp.rows),
+            "ramp.rows",
+            f"at most batch.micro_rows ({micro}), or multiples of it",
+            self.ramp.rows,
+        )
+        _require(
+            all(self.model.length % length == 0 for _, length in self.ramp.length),
+            "ramp.length",
+            f"divisors of model.length ({self.model.length})",
+            self.ramp.length,
+        )
+        _require(
+            not self.ramp.window or "S" in getattr(self.model, "window_pattern", ""),
+            "ramp.window",
+            "none, since no layer of the model has a short window",
+            self.ramp.window,
         )
 
 
@@ -810,7 +879,11 @@ def _decode(kind: Any, value: Any, key: str) -> Any:
         return kind(**{n: _decode(hints[n], v, prefix + n) for n, v in value.items()})  # type: ignore[operator]
     origin, options = typing.get_origin(kind), typing.get_args(kind)
     if origin is tuple and isinstance(value, list):
-        return tuple(_decode(options[0], v, f"{key}[{i}]") for i, v in enumerate(value))
+        members = [options[0]] * len(value) if options[-1] is ... else list(options)
+        if len(members) != len(value):
+            raise ConfigError(f"{key}: expected {len(members)} values, found {value!r}")
+        pairs = enumerate(zip(members, value, strict=True))
+        return tuple(_decode(member, v, f"{key}[{i}]") for i, (member, v) in pairs)
     if origin is Literal:
         if value in options:
             return value

@@ -24,6 +24,7 @@ from lmjax.config import (
     NPLMConfig,
     ObjectiveConfig,
     OptimizerConfig,
+    RampConfig,
     SampleConfig,
     ScheduleConfig,
     TextConfig,
@@ -82,6 +83,11 @@ CONFIGS = st.builds(
         kind=st.sampled_from(["next_token", "masked"]),
         mask_id=st.none() | st.integers(0),
     ),
+    ramp=st.builds(
+        RampConfig,
+        rows=st.just(()) | st.tuples(st.tuples(st.floats(0.1, 0.9), st.integers(1))),
+        momentum=st.just(()) | st.just(((0.0, 0.5), (1.0, 0.9))),
+    ),
     sample=st.builds(SampleConfig, prompts=st.lists(st.text()).map(tuple)),
 )
 
@@ -128,6 +134,8 @@ def test_the_kind_tells_which_model_it_is():
         ({"optimizer": {"beta1": True}}, "optimizer.beta1"),
         ({"sample": {"prompts": "one"}}, "sample.prompts"),
         ({"sample": {"prompts": ["one", 2]}}, "sample.prompts[1]"),
+        ({"ramp": {"rows": [[0.5, "2"]]}}, "ramp.rows[0][1]"),
+        ({"ramp": {"rows": [[0.5, 2, 3]]}}, "ramp.rows[0]"),
         ({"model": {"kv_heads": 4}}, "model.kv_heads"),
         ({"model": {"kind": "rnn"}}, "model.kind"),
         ({"model": {"kind": 3}}, "model.kind"),

@@ -104,6 +104,47 @@ def batches(
     return _read_ahead(range(position, 2**62, rows), read, threads, prefetch)
 
 
+class Feed:
+    """Training batches whose size may change; close it so that its threads end.
+
+    `position` is the place in the data: the rows consumed.
+    """
+
+    def __init__(self, table: RowTable, seed: int, position: int) -> None:
+        self.position = position
+        self._table, self._seed = table, seed
+        self._size: tuple[int, int | None] | None = None
+        self._batches: Batches | None = None
+        self._waited = 0.0
+
+    @property
+    def wait_seconds(self) -> float:
+        """Time the consumer has waited for batches."""
+        return self._waited + (self._batches.wait_seconds if self._batches else 0.0)
+
+    def read_ahead(self, rows: int, micro_rows: int | None = None) -> None:
+        """Let the threads read batches of `rows` rows; of another size, those read are dropped."""
+        if self._size != (rows, micro_rows):
+            self.close()
+            self._size = rows, micro_rows
+            self._batches = batches(self._table, self._seed, self.position, rows, micro_rows)
+
+    def take(self, rows: int, micro_rows: int | None = None) -> Batch:
+        """The rows next in line, tokens int32 [G, B, S]."""
+        self.read_ahead(rows, micro_rows)
+        assert self._batches is not None
+        batch = next(self._batches)
+        self.position += rows
+        return batch
+
+    def close(self) -> None:
+        """End the reading threads."""
+        if self._batches is not None:
+            self._waited += self._batches.wait_seconds
+            self._batches.close()
+        self._size = self._batches = None
+
+
 def evaluation_batches(
     table: RowTable,
     rows: int,

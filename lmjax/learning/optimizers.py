@@ -51,6 +51,26 @@ def descend(
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
 
 
+def momentum(config: Config) -> float | schedules.Schedule:
+    """Muon's momentum: the ramp's lines over progress, or one number."""
+    knots = config.ramp.momentum
+    return schedules.through(*knots) if knots else config.optimizer.momentum
+
+
+def decay(config: Config) -> optax.GradientTransformationExtraArgs:
+    """Add the weight decay, times the ramp's factor at `progress`, times the parameters."""
+    weight_decay, knots = config.optimizer.weight_decay, config.ramp.weight_decay
+    if not knots:
+        return optax.with_extra_args_support(optax.add_decayed_weights(weight_decay))
+    factor = schedules.through(*knots)
+
+    def update(updates: Any, state: Any, params: Any = None, *, progress: Any, **_: Any) -> Any:
+        rate = weight_decay * factor(progress)
+        return jax.tree.map(lambda u, p: u + rate * p, updates, params), state
+
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+
+
 def _clip(config: Config) -> optax.GradientTransformation:
     limit = config.optimizer.clip_norm
     return optax.identity() if limit is None else optax.clip_by_global_norm(limit)
@@ -64,9 +84,9 @@ def muon_adamw(config: Config, platform: str = "cpu") -> optax.GradientTransform
     """
     c = config.optimizer
     matrices = optax.chain(
-        muon.scale_by_muon(c.momentum, dtype=resolve_dtype(config.model, platform)),
+        muon.scale_by_muon(momentum(config), dtype=resolve_dtype(config.model, platform)),
         muon.scale_by_shape(),
-        optax.add_decayed_weights(c.weight_decay),
+        decay(config),
         descend(c.learning_rate, schedules.make(config.schedule)),
     )
     return with_adam_for_the_rest(config, matrices)
@@ -101,7 +121,7 @@ def adamw(config: Config) -> optax.GradientTransformation:
     return optax.chain(
         _clip(config),
         optax.scale_by_adam(c.beta1, c.beta2, c.epsilon),
-        optax.add_decayed_weights(c.weight_decay, mask=decayed),
+        optax.masked(decay(config), decayed),
         descend(c.learning_rate, schedules.make(config.schedule)),
     )
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from lmjax.config import Config, parse_quantity
+from lmjax.learning import ramps
 
 
 class Piece(NamedTuple):
@@ -57,16 +58,22 @@ def _multiples(progress: float, share: float) -> int:
 
 
 def start(config: Config, step: int = 0, progress: float = 0.0) -> Progress:
-    """The first piece, from where a branch begins or from 0.
+    """The first pieces, from where a branch begins or from 0: one, or in tokens one a stage.
 
     A budget in time stands still until a step has been measured.
     """
     budget = parse_quantity(config.budget, "budget", ("steps", "tokens", "seconds"))
     if budget.kind == "seconds":
         return Progress((Piece(step, progress, 0.0),))
-    tokens = config.batch.rows * config.model.length
-    steps = budget.value if budget.kind == "steps" else math.ceil(budget.value / tokens)
-    return Progress((Piece(step, progress, (1 - progress) / steps),))
+    if budget.kind == "steps":
+        return Progress((Piece(step, progress, (1 - progress) / budget.value),))
+    whole, pieces = budget.value / (1 - progress), []
+    for end in [*(at for at in ramps.starts(config) if at > progress), 1.0]:
+        tokens = ramps.stage(config, progress).rows * config.model.length
+        steps = max(1, math.ceil(whole * (end - progress) / tokens - 1e-6))
+        pieces.append(Piece(step, progress, (end - progress) / steps))
+        step, progress = step + steps, end
+    return Progress(tuple(pieces))
 
 
 def replayed(config: Config, events: list[dict[str, Any]]) -> Progress:
@@ -109,7 +116,7 @@ class Pacer:
         self._evaluate = self._evaluate_all = self._save = 0.0
         self._aside = 0.0
         self._mark: tuple[int, float] | None = None
-        self._next = reached
+        self._next = self._reached = reached
 
     def evaluated(self, seconds: float, share: float) -> None:
         """Note how long an evaluation of a share of the rows took."""
@@ -122,6 +129,10 @@ class Pacer:
         if self._all:
             self._save = max(self._save, seconds)
             self._aside += seconds
+
+    def turned(self, step: int) -> None:
+        """Note that the updates from this step on are others, with a pace of their own."""
+        self._mark, self._next = None, max(self._reached, step)
 
     def due(self, progress: Progress, step: int) -> bool:
         """Whether to estimate at this step; never where a piece is already journalled."""

@@ -17,7 +17,7 @@ import optax
 from lmjax.config import Config, ConfigError, Quantity, parse_quantity
 from lmjax.data import loader, packing
 from lmjax.data.corpus import Corpus
-from lmjax.learning import averaging
+from lmjax.learning import averaging, ramps
 from lmjax.learning.step import TrainState, init_state, make_train_step
 from lmjax.models.build import build
 from lmjax.models.model import Model
@@ -69,13 +69,22 @@ def train(
     mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
+    # ---- Budget: what is left of it, and what the next update sees
+    paced = Path(config.replay) if config.replay is not None else run
+    progress = budget.replayed(config, journal.read(paced / "events.jsonl"))
+    if branched:
+        branch = _branch(config, step)
+        progress = budget.start(config, step, branch["progress"])
+    stage = ramps.stage(config, progress.at(step))
+
     # ---- Data: threads read ahead while the step is compiled
-    length, rows = config.model.length, config.batch.rows
+    length, source = config.model.length, saved or branched
     for tokens in (corpus.train, corpus.validation):
         tokens.check_ids(model.V)
     table = packing.pack(corpus.train, length, corpus.bos, config.batch.packing)
     held_out = packing.pack(corpus.validation, length, corpus.bos, config.batch.packing, cover=True)
-    batches = loader.batches(table, config.seed, step * rows, rows, config.batch.micro_rows)
+    feed = loader.Feed(table, config.seed, source.numbers["rows"] if source else 0)
+    feed.read_ahead(stage.rows, stage.micro_rows)
 
     # ---- State
     key = jax.random.key(config.seed)
@@ -86,7 +95,7 @@ def train(
     if config.replay is not None:
         run_folder.check_plan(Path(config.replay), plan)
     _introduce(model, here, corpus, shapes, table)
-    if source := saved or branched:
+    if source:
         host = TrainState(
             np.int32(step),  # type: ignore[arg-type]
             checkpoint.restore(source.folder / "params", shapes.params),
@@ -106,24 +115,29 @@ def train(
     event = {"event": "resume" if saved else "start", "step": step, "elapsed": ledger.elapsed()}
     events.write(event, durable=True)
     if branched:
-        events.write(_branch(config, step), durable=True)
+        events.write(branch, durable=True)
 
     # ---- Step and evaluation, compiled before the first batch is drawn
     goal, bytes_V = objective_and_bytes(config, model, corpus)
-    train_step = make_train_step(model, goal, tx, learning_rate, config.seed)
-    micro = config.batch.micro_rows or rows
-    tokens_GBS = jax.ShapeDtypeStruct((rows // micro, micro, length + 1), np.int32)
+
+    def program(stage: ramps.Stage) -> Any:
+        staged = build(ramps.staged(config.model, stage), here.platform)
+        train_step = make_train_step(staged, goal, tx, learning_rate, config.seed)
+
+        def update(state: TrainState, batch: loader.Batch, progress: jax.Array) -> Any:
+            return train_step(state, ramps.cut(batch, stage.length), progress)
+
+        shape_GBS = (stage.rows // stage.micro_rows, stage.micro_rows, length + 1)
+        batch = loader.Batch(jax.ShapeDtypeStruct(shape_GBS, np.int32))  # type: ignore[arg-type]
+        jitted = jax.jit(update, donate_argnums=0, in_shardings=sharding, out_shardings=sharding)
+        return jitted.lower(state, batch, jax.ShapeDtypeStruct((), np.float32)).compile()
+
     with ledger.section("compile"):
-        compiled = (
-            jax.jit(train_step, donate_argnums=0, in_shardings=sharding, out_shardings=sharding)
-            .lower(state, loader.Batch(tokens_GBS), jax.ShapeDtypeStruct((), np.float32))  # type: ignore[arg-type]
-            .compile()
-        )
+        stages = dict.fromkeys(ramps.stage(config, begins) for begins in ramps.starts(config))
+        programs = {stage: program(stage) for stage in stages}
     evaluate = make_evaluator(model, goal, held_out, bytes_V, config.evaluation.rows)
 
-    # ---- Budget
-    paced = events.path if config.replay is None else Path(config.replay) / "events.jsonl"
-    progress = budget.replayed(config, journal.read(paced))
+    # ---- When what is due
     evaluate_every = parse_quantity(config.evaluation.every, "", ("steps", "progress"))
     save_every = parse_quantity(config.checkpoint.every, "", ("steps", "seconds", "progress"))
     written = journal.read(run / "metrics.jsonl")
@@ -142,7 +156,8 @@ def train(
     # ---- Loop
     saver = checkpoint.Saver(checkpoints, config.checkpoint.keep)
     flops = model.flops_per_token()
-    record = Record(run, config, events, ledger, batches, step, flops, here.peak_flops)
+    seen = feed.position * length
+    record = Record(run, config, events, ledger, feed, step, seen, flops, here.peak_flops)
     resumed_at, last_save = step if source else None, ledger.elapsed()
 
     def due(every: Quantity) -> bool:
@@ -153,7 +168,7 @@ def train(
         return budget.crossed(progress, step, every.value)
 
     guard = jax.transfer_guard("disallow")
-    with contextlib.closing(record), batches, record.screen, guard:
+    with contextlib.closing(record), contextlib.closing(feed), record.screen, guard:
         while True:
             with ledger.section("step"):  # where the loop waits for the device
                 record.read(progress, leave=1)
@@ -187,8 +202,8 @@ def train(
                 begun = time.monotonic()
                 numbers = {
                     "step": step,
-                    "rows": step * rows,
-                    "tokens": step * rows * length,
+                    "rows": feed.position,
+                    "tokens": feed.position * length,
                     "elapsed": ledger.elapsed(),
                     "ledger": ledger.seconds(),
                     "val_loss": result.loss if result else None,
@@ -204,14 +219,18 @@ def train(
             if ended or asked:
                 break
 
-            with ledger.section("data"):
-                batch = next(batches)
             at = progress.at(step)
+            if ramps.stage(config, at) != stage:
+                stage = ramps.stage(config, at)
+                pacer.turned(step)
+            with ledger.section("data"):
+                batch = feed.take(stage.rows, stage.micro_rows)
             with ledger.section("step"):
                 inputs = jax.device_put((batch, np.float32(at)), sharding)
-                state, metrics = compiled(state, *inputs)
+                state, metrics = programs[stage](state, *inputs)
             step += 1
-            record.take(Taken(step, loader.digest(batch.tokens), at, metrics))
+            seen = feed.position * length
+            record.take(Taken(step, seen, loader.digest(batch.tokens), at, metrics))
 
         record.finish(step)
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from lmjax.config import Config
-from lmjax.data.loader import Batches
+from lmjax.data.loader import Feed
 from lmjax.learning.step import Metrics
 from lmjax.runtime import console, device, journal
 from lmjax.runtime.budget import Progress
@@ -23,9 +23,11 @@ class Diverged(RuntimeError):
 
 
 class Taken(NamedTuple):
-    """An update that was dispatched: its step, its batch's digest, its progress, what it tells."""
+    """An update that was dispatched: its step, the tokens of all so far, its batch's digest, its
+    progress, what it tells."""
 
     step: int
+    tokens: int
     batch: str
     progress: float
     metrics: Metrics
@@ -40,8 +42,9 @@ class Record:
         config: Config,
         events: journal.Journal,
         ledger: Ledger,
-        batches: Batches,
+        feed: Feed,
         step: int,
+        tokens: int,
         flops_per_token: float,
         peak_flops: float,
     ) -> None:
@@ -53,12 +56,11 @@ class Record:
         evaluations = [e for e in journal.read(self._metrics.path) if "val_loss" in e]
         self._bits: float | None = evaluations[-1]["val_bits_per_byte"] if evaluations else None
         self._run, self._every = run, config.log.every
-        self._tokens_a_step = config.batch.rows * config.model.length
         self._flops_per_token, self._peak_flops = flops_per_token, peak_flops
-        self._ledger, self._batches = ledger, batches
+        self._ledger, self._feed = ledger, feed
         self._pending: list[Taken] = []
         self._skips = 0
-        self._mark = (ledger.elapsed(), step, 0.0)
+        self._mark = (ledger.elapsed(), step, tokens, 0.0)
 
     def take(self, taken: Taken) -> None:
         """Note an update whose metrics are still being computed."""
@@ -121,7 +123,7 @@ class Record:
                 "loss_hex": float(metrics.loss).hex(),
                 "lr": _decimal(metrics.learning_rate),
                 "grad_norm": _decimal(metrics.grad_norm),
-                "tokens": step * self._tokens_a_step,
+                "tokens": taken.tokens,
                 "progress": taken.progress,
                 "skipped": int(metrics.skipped),
                 "batch": taken.batch,
@@ -130,13 +132,13 @@ class Record:
         self._time(taken, progress)
 
     def _time(self, taken: Taken, progress: Progress) -> None:
-        seconds_of, step, waited = self._ledger.seconds(), taken.step, self._batches.wait_seconds
+        seconds_of, step, waited = self._ledger.seconds(), taken.step, self._feed.wait_seconds
         now = sum(seconds_of.values())
         seconds = max(now - self._mark[0], 1e-9)
         steps = max(step - self._mark[1], 1)
-        wait = (waited - self._mark[2]) / seconds
-        self._mark = (now, step, waited)
-        speed = steps * self._tokens_a_step / seconds
+        speed = (taken.tokens - self._mark[2]) / seconds
+        wait = (waited - self._mark[3]) / seconds
+        self._mark = (now, step, taken.tokens, waited)
         mfu = speed * self._flops_per_token / self._peak_flops
         self.screen.show(
             console.Status(

@@ -1,5 +1,6 @@
 """The order of rows depends on the seed and the position alone."""
 
+import contextlib
 import os
 import re
 import threading
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmjax.data.loader import batches, digest, evaluation_batches, order
+from lmjax.data.loader import Feed, batches, digest, evaluation_batches, order
 from lmjax.data.packing import RowTable, pack
 from lmjax.data.shards import open_shards
 from lmjax.text.errors import DataError
@@ -148,6 +149,13 @@ def test_a_reading_error_names_shard_and_row(shard: Path, table: RowTable, threa
     assert re.match(expected, str(error.value))
 
 
+def wait_for_threads(number: int) -> None:
+    deadline = time.monotonic() + 20
+    while threading.active_count() > number:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_closing_ends_the_threads(table: RowTable) -> None:
     before = threading.active_count()
     for used in (False, True):
@@ -157,10 +165,7 @@ def test_closing_ends_the_threads(table: RowTable) -> None:
             assert iterator.wait_seconds > 0
         iterator.close()
         iterator.close()
-    deadline = time.monotonic() + 20
-    while threading.active_count() > before:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for_threads(before)
 
 
 def test_a_digest_tells_batches_apart(table: RowTable) -> None:
@@ -170,3 +175,19 @@ def test_a_digest_tells_batches_apart(table: RowTable) -> None:
     changed = one.copy()
     changed[2, 3] ^= 1
     assert digest(changed) != digest(one)
+
+
+def test_batches_of_another_size_go_on_with_the_row_next_in_line(table: RowTable) -> None:
+    threads = threading.active_count()
+    with contextlib.closing(Feed(table, 3, 5)) as feed:
+        sizes = [(4, 2), (4, 2), (1, None), (7, None), (4, 4)]
+        shapes, rows = [], []
+        for size in sizes:
+            tokens = feed.take(*size).tokens
+            shapes.append(tokens.shape[:2])
+            rows.append(tokens.reshape(-1, T + 1))
+        assert shapes == [(2, 2), (2, 2), (1, 1), (1, 7), (1, 4)]
+        assert feed.position == 25
+        assert feed.wait_seconds > 0
+    np.testing.assert_array_equal(np.concatenate(rows), take(table, 4, 5, 5))
+    wait_for_threads(threads)

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmjax.config import BatchConfig, Config, EvaluationConfig, TransformerConfig
+from lmjax.config import BatchConfig, Config, EvaluationConfig, RampConfig, TransformerConfig
+from lmjax.learning import ramps
 from lmjax.runtime import budget
 from lmjax.runtime.budget import Piece, Progress
 
@@ -31,6 +32,19 @@ def test_steps_and_tokens_are_one_piece(text, steps):
     assert progress.end == steps
     assert [progress.at(step) for step in (0, steps, steps + 1)] == [0.0, 1.0, 1.0]
     assert progress.at(steps - 1) < 1
+
+
+def test_tokens_are_counted_through_a_ramp_of_rows():
+    ramp = RampConfig(rows=((0.25, 1), (0.5, 2)))
+    ramped = dataclasses.replace(config("12800tokens"), ramp=ramp)  # 32 tokens a row, 4 rows
+    progress = budget.start(ramped)
+    assert [piece.step for piece in progress.pieces] == [0, 100, 150]
+    assert progress.end == 200
+    rows = [ramps.stage(ramped, progress.at(step)).rows for step in range(200)]
+    assert sum(rows) * 32 == 12800
+    assert rows == [1] * 100 + [2] * 50 + [4] * 50
+    left = budget.start(ramped, step=150, progress=0.5)  # a branch spends all of them from there
+    assert left.end == 250
 
 
 @given(st.integers(1, 2_000_000))

@@ -31,9 +31,8 @@ def record(corpus, tmp_path):
     opened = corpora.open_corpus(corpus)
     table = packing.pack(opened.train, 32, opened.bos, "documents")
     events = journal.Journal(tmp_path / "events.jsonl")
-    batches = loader.batches(table, 0, 0, 4)
-    with contextlib.closing(events), batches:
-        made = Record(tmp_path, Config(), events, Ledger(), batches, 0, 1.0, 1.0)
+    with contextlib.closing(events), contextlib.closing(loader.Feed(table, 0, 0)) as feed:
+        made = Record(tmp_path, Config(), events, Ledger(), feed, 0, 0, 1.0, 1.0)
         with contextlib.closing(made):
             yield made
 
@@ -43,8 +42,8 @@ def test_the_newest_update_stays_in_flight(record, tmp_path):
     slow(0.0).block_until_ready()  # compiled
     oldest = jax.block_until_ready(metrics(jnp.float32(2.5)))
     newest = Metrics(slow(1.0), *oldest[1:])
-    record.take(Taken(1, "a", 0.0, oldest))
-    record.take(Taken(2, "b", 0.01, newest))
+    record.take(Taken(1, 128 * 1, "a", 0.0, oldest))
+    record.take(Taken(2, 128 * 2, "b", 0.01, newest))
     record.read(progress, leave=1)
     assert not newest.loss.is_ready()
     assert [entry["loss"] for entry in journal.read(tmp_path / "metrics.jsonl")] == [2.5]
@@ -56,7 +55,7 @@ def test_many_updates_in_a_row_that_are_not_finite_end_the_run(record):
     progress = budget.replayed(Config(budget="100steps"), [])
     for step in range(1, 40):
         skipped = 0.0 if step == 10 else 1.0
-        record.take(Taken(step, "a", 0.0, metrics(jnp.float32(jnp.nan), skipped)))
+        record.take(Taken(step, 128 * step, "a", 0.0, metrics(jnp.float32(jnp.nan), skipped)))
         if step < 30:
             record.read(progress, leave=0)
         else:

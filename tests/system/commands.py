@@ -70,6 +70,18 @@ def make_optimizer(config):
 """
 )
 
+RAMPED = DEFAULT.replace(
+    "log=",
+    """ramp=RampConfig(
+            rows=((0.3, 1), (0.6, 2)),
+            length=((0.5, 16),),
+            window=((0.6, 8),),
+            momentum=((0.0, 0.85), (0.5, 0.95)),
+            weight_decay=((0.0, 1.0), (1.0, 0.0)),
+        ),
+        log=""",
+).replace("heads=2", "heads=2, window=16, window_pattern='SL'")
+
 
 class Ended(NamedTuple):
     """How a command ended and what it printed."""
@@ -87,6 +99,7 @@ class Commands:
         folder.mkdir(exist_ok=True)
         (folder / "default.py").write_text(DEFAULT)
         (folder / "composed.py").write_text(COMPOSED)
+        (folder / "ramped.py").write_text(RAMPED)
 
     def start(self, verb: str, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(

@@ -2,6 +2,7 @@
 
 import random
 import subprocess
+from itertools import pairwise
 
 import pytest
 from commands import arrays, files, wait_for
@@ -17,11 +18,11 @@ def kill_after(process: subprocess.Popen[str], seconds: float) -> None:
         process.communicate()
 
 
-@pytest.mark.parametrize("recipe", ["default.py", "composed.py"])
-def test_killed_at_any_instant(commands, finished_by, recipe):
+@pytest.mark.parametrize(("recipe", "kills"), [("default.py", 5), ("composed.py", 2)])
+def test_killed_at_any_instant(commands, finished_by, recipe, kills):
     reference = finished_by(recipe)
     instants = random.Random(recipe)  # noqa: S311
-    for _ in range(5):
+    for _ in range(kills):
         kill_after(commands.start_training(recipe=recipe), instants.uniform(0, reference.seconds))
     ended = commands.train(recipe=recipe)
     assert ended.code == 0, ended.err
@@ -30,6 +31,24 @@ def test_killed_at_any_instant(commands, finished_by, recipe):
     assert metrics.read_bytes() == (reference.run / "metrics.jsonl").read_bytes()
     assert arrays(run) == arrays(reference.run)
     assert files(run) == files(reference.run)
+
+
+def test_ramps_go_on_through_a_kill(commands, finished_by):
+    """Rows, length, window, momentum and decay change on the way, and again after the kill."""
+    reference = finished_by("ramped.py")
+    run = commands.folder / "run"
+    process = commands.start_training(recipe="ramped.py")
+    wait_for(run / "metrics.jsonl", process, lines=24)  # in the second stage, between two saves
+    process.kill()
+    process.communicate()
+    ended = commands.train(recipe="ramped.py")
+    assert ended.code == 0, ended.err
+    metrics = run / "metrics.jsonl"
+    assert metrics.read_bytes() == (reference.run / "metrics.jsonl").read_bytes()
+    assert arrays(run) == arrays(reference.run)
+    tokens = [0, *(e["tokens"] for e in journal.read(metrics) if "loss" in e)]
+    rows = [(after - before) // 32 for before, after in pairwise(tokens)]
+    assert rows == [1] * 18 + [2] * 18 + [4] * 24
 
 
 def test_a_budget_in_time_repeats_what_was_done(commands):

@@ -17,7 +17,7 @@ def digests(folder):
 
 
 def test_a_budget_in_time_is_replayed_bit_for_bit(commands):
-    first = commands.train("--budget", "3s", "--budget-counts", "steps")
+    first = commands.train("--budget", "3s", "--budget-counts", "steps", recipe="ramped.py")
     assert first.code == 0, first.err
     run = commands.folder / "run"
     before = digests(run)
