@@ -5,6 +5,7 @@ The corpus is prepared if it is not there. The same command resumes where the ru
 
 import contextlib
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,11 +23,12 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    begun = time.monotonic()  # a budget in time counts from here
     recipe = configuration.parse_command_line("train", __doc__, argv)
     with exit_codes():
         run = Path(recipe.config.run)
         if not _is_done(run, recipe.config):
-            _train(recipe.config, recipe.make_optimizer)
+            _train(recipe.config, recipe.make_optimizer, since=begun)
             _write_samples(run, recipe.config)
         _next_commands(run)
 
@@ -55,13 +57,14 @@ def _train(
     config: Config,
     make_optimizer: "Callable[[Config], optax.GradientTransformation] | None" = None,
     optimizer: "optax.GradientTransformation | None" = None,
+    since: float | None = None,
 ) -> "Result":
-    from lmjax.runtime import lock, run_folder, signals
+    from lmjax.runtime import lock, pulse, run_folder, signals
     from lmjax.runtime.ledger import Ledger
 
-    ledger = Ledger()
+    ledger = Ledger(since=since)
     run, data = Path(config.run), Path(config.data)
-    with lock.hold(run), signals.listen() as stop:
+    with lock.hold(run), signals.listen() as stop, pulse.counted(run, ledger):
         from lmjax.data import corpus as corpora
         from lmjax.text import corpus as preparation
 
@@ -91,7 +94,6 @@ def _train(
             tx = make_optimizer(config)
         else:
             tx = optimizers.muon_adamw(config, device.platform())
-        ledger.carry(loop.carried(run))
         with contextlib.closing(journal.Journal(run / "events.jsonl")) as events:
             return loop.train(config, run, corpus, tx, rate, stop, ledger, events)
 

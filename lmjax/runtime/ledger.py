@@ -1,6 +1,7 @@
 """Where the time went: every second of a run is in exactly one section."""
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Literal, get_args
@@ -12,18 +13,23 @@ SECTIONS: tuple[Section, ...] = get_args(Section)
 class Ledger:
     """Seconds the run has used, by section, those of earlier processes included.
 
-    Counted from its making on, in seconds of `now`; time between two processes is not.
+    Counted from `since` (its making) on, in seconds of `now`; time between two processes is not.
+    Other threads may read it.
     """
 
-    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
-        self._now, self._since = now, now()
+    def __init__(
+        self, now: Callable[[], float] = time.monotonic, since: float | None = None
+    ) -> None:
+        self._now, self._since = now, now() if since is None else since
+        self._lock = threading.Lock()
         self._seconds: dict[Section, float] = dict.fromkeys(SECTIONS, 0.0)
         self._section: Section = "other"
 
     def carry(self, seconds: Mapping[str, float]) -> None:
         """Add what earlier processes have used."""
-        for section in SECTIONS:
-            self._seconds[section] += seconds.get(section, 0.0)
+        with self._lock:
+            for section in SECTIONS:
+                self._seconds[section] += seconds.get(section, 0.0)
 
     @contextlib.contextmanager
     def section(self, name: Section) -> Iterator[None]:
@@ -36,15 +42,21 @@ class Ledger:
 
     def seconds(self) -> dict[str, float]:
         """Seconds of each section up to now; they sum to `elapsed`."""
-        self._enter(self._section)
-        return {str(section): spent for section, spent in self._seconds.items()}
+        with self._lock:
+            self._charge()
+            return {str(section): spent for section, spent in self._seconds.items()}
 
     def elapsed(self) -> float:
         """Seconds of all sections."""
         return sum(self.seconds().values())
 
     def _enter(self, name: Section) -> Section:
-        now, before = self._now(), self._section
-        self._seconds[before] += now - self._since
-        self._section, self._since = name, now
-        return before
+        with self._lock:
+            self._charge()
+            before, self._section = self._section, name
+            return before
+
+    def _charge(self) -> None:
+        now = self._now()
+        self._seconds[self._section] += now - self._since
+        self._since = now

@@ -245,14 +245,6 @@ def train(
     return result
 
 
-def carried(run: Path) -> dict[str, float]:
-    """What earlier processes of a run have used, as a ledger: work that was lost counts."""
-    saved, _ = checkpoint.newest(run / "checkpoints")
-    ledgers = [e["ledger"] for e in journal.read(run / "timing.jsonl") if "ledger" in e]
-    ledgers += [saved.numbers["ledger"]] if saved else []
-    return max(ledgers, key=lambda ledger: sum(ledger.values()), default={})
-
-
 def _branch(config: Config, step: int) -> dict[str, Any]:
     """The event of a branch: its cooldown begins at once, wherever the other run stood."""
     assert config.branch_from is not None
