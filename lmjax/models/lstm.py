@@ -6,6 +6,7 @@ Shapes: B batch, T time, D width (of embedding and state), L layers.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -74,22 +75,26 @@ class LSTM:
         embed, head, layers = jax.random.split(key, 3)
         std = 1 / math.sqrt(c.width) if c.matrix_std is None else c.matrix_std
 
-        def layer(key: jax.Array) -> Params:
-            inputs, *gates = jax.random.split(key, 5)
-            square = (c.width, c.width)
-            recurrent = [nn.initializers.orthogonal()(gate, square) for gate in gates]
+        # One matrix after the other: on few cores XLA's threads, each in one of several such
+        # factorisations, can wait for one another for ever (seen with jaxlib 0.10.2 on two).
+        orthogonal = functools.partial(nn.initializers.orthogonal(), shape=(c.width, c.width))
+        keys_LG = jax.vmap(lambda key: jax.random.split(key, 5))(jax.random.split(layers, c.depth))
+        recurrent = jax.lax.map(orthogonal, keys_LG[:, 1:].reshape(-1))
+        recurrent_LGDD = recurrent.reshape(c.depth, 4, c.width, c.width)
+
+        def layer(key: jax.Array, recurrent_GDD: jax.Array) -> Params:
             bias = jnp.zeros((4, c.width)).at[1].set(c.forget_bias)
             return {
                 "input": {
-                    "kernel": jax.random.normal(inputs, (c.width, 4 * c.width)) * std,
+                    "kernel": jax.random.normal(key, (c.width, 4 * c.width)) * std,
                     "bias": bias.reshape(-1),
                 },
-                "recurrent": {"kernel": jnp.concatenate(recurrent, axis=1)},
+                "recurrent": {"kernel": jnp.concatenate(list(recurrent_GDD), axis=1)},
             }
 
         params: Params = {
             "embedding": jax.random.normal(embed, (self.V, c.width)) * c.embedding_std,
-            "blocks": jax.vmap(layer)(jax.random.split(layers, c.depth)),
+            "blocks": jax.vmap(layer)(keys_LG[:, 0], recurrent_LGDD),
             "head_bias": jnp.zeros(self.V),
         }
         if not c.tied:

@@ -137,3 +137,11 @@ def test_flops_are_six_for_each_weight_of_a_product(randomised):
     params = randomised(model)
     kernels = sum(params["blocks"][name]["kernel"].size for name in ("input", "recurrent"))
     assert model.flops_per_token() == 6 * (kernels + params["head"].size)
+
+
+def test_fresh_models_do_not_wait_for_themselves():
+    """Several orthogonal factorisations at a time leave XLA's threads waiting for one another."""
+    lstm = build(LSTMConfig(vocab_size=64, length=16, depth=2, width=128), "cpu")
+    init = jax.jit(lstm.init)
+    for seed in range(30):
+        jax.block_until_ready(init(jax.random.key(seed)))
