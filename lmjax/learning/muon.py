@@ -12,8 +12,9 @@ import optax
 
 from lmjax.learning.schedules import Schedule
 
-# The optimal composition of five odd quintics for singular values from 0.001 to 1, with a safety
-# factor of 1.02: Amsel et al. 2025, "The Polar Express", as used by modded-nanogpt and nanochat.
+# The optimal composition of five odd quintics for singular values from 0.001 to 1, with a cushion
+# of 0.02, and a safety factor of 1.02 in all but the last: Amsel et al. 2025, "The Polar Express",
+# as used by modded-nanogpt and nanochat.
 POLAR_EXPRESS = (
     (8.156554524902461, -22.48329292557795, 15.878769915207462),
     (4.042929935166739, -2.808917465908714, 0.5000178451051316),

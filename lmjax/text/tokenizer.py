@@ -3,6 +3,7 @@
 import codecs
 import io
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -25,6 +26,16 @@ _BLANK = "\u2581"
 _BLANK_BYTES = _BLANK.encode()
 # The trainer's own mark for unknown characters; sentences that hold it are dropped.
 _RESERVED = "\u2585"
+
+# Scripts without blanks, whose every character is a word: the ideographs that BERT sets apart
+# (google-research/bert, tokenization.py, `_is_chinese_char`), and kana but for what lengthens them.
+_WORDS = re.compile(
+    "[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002a6df\U0002a700-\U0002ceaf"
+    "\U0002f800-\U0002fa1f\u3041-\u3096\u30a1-\u30fa\u31f0-\u31ff\uff66-\uff6f\uff71-\uff9d]"
+)
+# First bytes of characters that mostly begin a word: Latin and general marks, kana and ideographs,
+# full-width marks, emoji. The others lead letters.
+_LEADS = frozenset((0xC2, *range(0xE2, 0xEA), 0xEF, 0xF0))
 
 # Protobuf merges what is appended: no character map, no dummy prefix, no removal of extra spaces.
 _LOSSLESS = bytes([0x1A, 6, 0x12, 0, 0x18, 0, 0x20, 0])
@@ -68,8 +79,8 @@ class Tokenizer:
 
     @property
     def word_starts(self) -> list[bool]:
-        """Whether a token begins a word: it does unless its first byte goes on in a word."""
-        return [not (piece[:1].isalnum() or piece[:1] >= b"\x80") for piece in self._bytes]
+        """Whether each token begins a word; BOS does."""
+        return [_begins_word(piece) for piece in self._bytes]
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, without BOS. Raises DataError for lone surrogates."""
@@ -111,6 +122,23 @@ class Tokenizer:
         return self._bytes[id]
 
 
+def _begins_word(piece: bytes) -> bool:
+    """Whether a piece begins a word: unless it starts with a letter, a digit or half a character.
+
+    Ideographs and kana do; what modifies the character before does not. Of a character in several
+    pieces, the first byte tells.
+    """
+    if not piece:
+        return True
+    if 0x80 <= piece[0] < 0xC0:  # within a character
+        return False
+    first = piece[:4].decode("utf-8", "ignore")[:1]
+    if not first:
+        return piece[0] in _LEADS
+    category = unicodedata.category(first)
+    return bool(_WORDS.match(first)) or not (category[0] in "LMN" or category == "Cf")
+
+
 def _unescape(piece: str) -> bytes:
     return piece.replace(_BLANK, " ").encode()
 
@@ -141,9 +169,11 @@ def stretches(text: str) -> Iterator[str]:
 def load(path: str | Path) -> Tokenizer:
     """Read a `.model` file, or a `tokenizer.json`. Raises DataError if it is missing or unfit."""
     path = Path(path)
+    of_json = path.suffix == ".json"
     if not path.is_file():
-        raise DataError(f"{path}: expected a SentencePiece model, found no such file")
-    if path.suffix == ".json":
+        kind = "tokenizer.json" if of_json else "SentencePiece model"
+        raise DataError(f"{path}: expected a {kind}, found no such file")
+    if of_json:
         from lmjax.text.json_tokenizer import JsonTokenizer
 
         return JsonTokenizer(path.read_bytes(), str(path))

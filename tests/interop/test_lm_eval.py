@@ -1,5 +1,9 @@
 """The harness finds the same log-likelihoods for a run as for what it was exported to."""
 
+import json
+from pydoc_data.topics import topics
+
+import numpy as np
 import pytest
 import torch
 from test_convert import OURS, new_run
@@ -8,8 +12,11 @@ from lmjax.convert import convert
 from lmjax.text import corpus as corpora
 
 lm_eval = pytest.importorskip("lm_eval")
+import datasets  # noqa: E402
+from lm_eval import evaluator  # noqa: E402
 from lm_eval.api.instance import Instance  # noqa: E402
 from lm_eval.models.huggingface import HFLM  # noqa: E402
+from lm_eval.tasks import TaskManager  # noqa: E402
 
 from lmjax.interop.lm_eval import RunLM  # noqa: E402
 
@@ -74,3 +81,72 @@ def test_texts_are_the_same(backends):
         )
         assert whole == expected
         assert cut == expected.split(expected[3])[0]
+
+
+CHOICE = {
+    "output_type": "multiple_choice",
+    "doc_to_text": "{{context}}",
+    "doc_to_choice": "endings",
+    "doc_to_target": "{{right}}",
+    "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
+}
+PERPLEXITY = {
+    "output_type": "loglikelihood_rolling",
+    "doc_to_text": "",
+    "doc_to_target": "{{page}}",
+    "metric_list": [{"metric": "bits_per_byte"}, {"metric": "word_perplexity"}],
+}
+
+
+@pytest.fixture
+def tasks(tmp_path, monkeypatch):
+    """Two tasks on this Python's help pages, as YAML and JSON lines; nothing leaves the machine."""
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(evaluator, "add_env_info", lambda results: None)  # asks pip, for seconds
+    pages = [page.split()[10:] for _, page in sorted(topics.items()) if len(page) > 1000][:12]
+    # The longer contexts are more than the model reads.
+    pairs = [(words[: 2 + n], words[2 + n :][: 2 + n % 3]) for n, words in enumerate(pages)]
+    endings = [" ".join(ending) for _, ending in pairs]
+    choices = [
+        {
+            "context": " ".join(context),
+            "endings": [endings[(n + 5 * (k - n % 4)) % 12] for k in range(4)],
+            "right": n % 4,
+        }
+        for n, (context, _) in enumerate(pairs)
+    ]
+    rolling = [{"page": " ".join(words[: 4 + 30 * n])} for n, words in enumerate(pages[:6])]
+    for name, task, documents in (("choice", CHOICE, choices), ("pages", PERPLEXITY, rolling)):
+        lines = tmp_path / f"{name}.jsonl"
+        lines.write_text("".join(json.dumps(document) + "\n" for document in documents))
+        data = {"data_files": {"test": str(lines)}, "cache_dir": str(tmp_path / "cache")}
+        settings = {"task": name, "dataset_path": "json", "dataset_kwargs": data} | task
+        settings["test_split"] = "test"
+        (tmp_path / f"{name}.yaml").write_text(json.dumps(settings))  # JSON is YAML
+    return TaskManager(include_path=str(tmp_path), include_defaults=False)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_whole_tasks_have_the_same_results(backends, tasks):
+    names = ["choice", "pages"]
+    found, expected = (
+        lm_eval.simple_evaluate(model, tasks=names, task_manager=tasks, bootstrap_iters=0)
+        for model in backends()
+    )
+    for name, count in zip(names, (12, 6), strict=True):
+        ours, theirs = found["samples"][name], expected["samples"][name]
+        assert len(ours) == len(theirs) == count
+        for one, two in zip(ours, theirs, strict=True):
+            assert (one["doc_id"], one["arguments"]) == (two["doc_id"], two["arguments"])
+            assert np.ravel(one["filtered_resps"]) == pytest.approx(
+                np.ravel(two["filtered_resps"]), rel=0, abs=1e-3
+            )
+        assert [s.get("acc") for s in ours] == [s.get("acc") for s in theirs]
+    (accuracies, perplexities), (their_accuracies, their_perplexities) = (
+        [results["results"][name] for name in names] for results in (found, expected)
+    )
+    for name in ("acc,none", "acc_norm,none"):
+        assert accuracies[name] == their_accuracies[name]
+    for name in ("bits_per_byte,none", "word_perplexity,none"):
+        assert perplexities[name] == pytest.approx(their_perplexities[name], rel=1e-3)

@@ -117,6 +117,41 @@ def test_every_shape_is_orthogonalised_as_if_it_were_alone():
     assert_close(found, {name: each(polar, x) for name, x in tree(0).items()})
 
 
+def quintic(lower: float, upper: float) -> np.ndarray:
+    """The odd quintic that is nearest to 1 on [lower, upper], by Remez's exchange."""
+    places = np.linspace(lower, upper, 4)
+    for _ in range(50):  # it errs by as much at all four places, to either side in turn
+        errors = np.array([1, -1, 1, -1])
+        rows = np.stack([places, places**3, places**5, errors], axis=1)
+        a, b, c, _ = np.linalg.solve(rows, np.ones(4))
+        inner = np.sort(np.sqrt(np.roots([5 * c, 3 * b, a])))  # where the slope is zero
+        places = np.array([lower, *inner, upper])
+    return np.array([a, b, c])
+
+
+def test_the_polynomials_are_the_best_five_that_follow_each_other():
+    """Amsel et al. 2025: each is the best on the interval that those before it leave."""
+    cushion, safety, powers = 0.02, 1.02, np.array([1, 3, 5])
+    lower, upper = 1e-3, 1.0
+    for step, found in enumerate(muon.POLAR_EXPRESS):
+        best = quintic(max(lower, cushion * upper), upper)
+        ends = (best * np.power.outer([lower, upper], powers)).sum(1)
+        best *= 2 / ends.sum()  # a cushion moves the middle away from 1
+        if step < 4:
+            best /= safety**powers
+        np.testing.assert_allclose(found, best, rtol=1e-9, err_msg=f"polynomial {step}")
+        lower = float((best * lower**powers).sum())
+        upper = 2 - lower
+
+
+def test_singular_values_above_a_thousandth_end_near_one():
+    values = np.geomspace(1e-3, 1, 100_001)
+    for a, b, c in muon.POLAR_EXPRESS:
+        values = a * values + b * values**3 + c * values**5
+    assert 0.85 < values.min() == values[0]
+    assert values.max() == pytest.approx(2 - values[0], abs=1e-6)  # as far above 1 as below
+
+
 def test_matrices_of_one_shape_and_its_transpose_share_one_chain():
     text = str(jax.make_jaxpr(muon.orthogonalize)(tree(0)))
     assert text.count("dot_general") == 3 * 5 * len({(8, 16), (8, 8), (5, 7)})

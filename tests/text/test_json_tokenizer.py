@@ -1,5 +1,7 @@
 """A `tokenizer.json` of either spelling, behind the interface of our own tokenizer."""
 
+import itertools
+
 import pytest
 
 from lmjax.text.errors import DataError
@@ -67,6 +69,39 @@ def test_words_begin_where_a_blank_does(byte_level):
     found = ours(byte_level)
     starts = [found.word_starts[id] for id in found.encode("word words")]
     assert not starts[0] and starts[1:].count(True) == 1
+
+
+def test_ideographs_in_bytes_are_words_and_their_bytes_go_on(byte_level):
+    found, text = ours(byte_level), "x林木か naïve"
+    starts = [found.word_starts[id] for id in found.encode(text)]
+    ends = list(itertools.accumulate(found.byte_lengths[id] for id in found.encode(text)))
+    places = [place for place, start in zip([0, *ends], starts, strict=False) if start]
+    assert places == [len(text[:n].encode()) for n in (1, 2, 3, 4)]
+
+
+IDEOGRAPHS = "漢", "\u3400", "\uf900", "\U00020000", "\U0002a700", "\U0002f800"
+KANA = "か", "ッ", "ン", "\u31f0", "\uff66", "\uff76", "\uff9d"
+BEGIN = "\u2581", "\u2581a", ".", "\n", "。", "\uff0c", "🙂", "漢a", *IDEOGRAPHS, *KANA
+MARKS = "々", "ー", "\uff70", "\uff9e", "\u0301", "\u200d", "\ufe0f", "\u093f"
+GO_ON = "a", "7", "é", "я", "국", "a漢", *MARKS
+BYTES = {0x20: True, 0x41: False, 0x2E: True, 0x80: False, 0xBF: False, 0xC2: True, 0xC3: False}
+BYTES |= {0xD0: False, 0xE2: True, 0xE3: True, 0xE9: True, 0xEA: False, 0xEF: True, 0xF0: True}
+
+
+def test_a_piece_begins_a_word_or_goes_on_in_one_by_its_first_character():
+    expected = {**dict.fromkeys(BEGIN, True), **dict.fromkeys(GO_ON, False)}
+    expected |= {f"<0x{byte:02X}>": begins for byte, begins in BYTES.items()}
+    ids = {piece: id for id, piece in enumerate(["<s>", *expected])}
+    found = ours(tokenizers.Tokenizer(tokenizers.models.WordLevel(ids, unk_token="<s>")))  # noqa: S106
+    assert {piece: found.word_starts[ids[piece]] for piece in expected} == expected
+
+
+def test_a_piece_from_within_a_character_goes_on():
+    ids = {"<s>": 0, "¢åŃĹ": 1}  # the last byte of 漢, and 字
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(ids, unk_token="<s>"))  # noqa: S106
+    made.decoder = tokenizers.decoders.ByteLevel()
+    assert ours(made).byte_lengths[1] == 4
+    assert not ours(made).word_starts[1]
 
 
 def test_pieces_of_words_are_joined(word_piece):

@@ -2,10 +2,14 @@
 
 import subprocess
 import sys
+from hashlib import sha256
 
+import numpy as np
 import pytest
 
-from lmjax.text.corpus import read_manifest
+from lmjax.runtime import journal
+from lmjax.text.corpus import read_manifest, verify
+from lmjax.text.manifest import File
 
 
 def run(folder, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -56,6 +60,11 @@ def test_both_forms_make_the_same_corpus(folder):
         (["--input", "one.txt", "--out", "x"], 65, "found 1 to train on and 0 to validate"),
         (["--config", "recipe.py", "--text.tokenizer.vocab-size", "8192"], 78, "pieces, found 819"),
         (["--input", "one.txt", "--out", "x", "--vocab-size", "3"], 78, "between 300 and"),
+        (
+            ["--input", "one.txt", "--out", "x", "--tokenizer", "absent.json"],
+            65,
+            "absent.json: expected a tokenizer.json, found no such file",
+        ),
         (["--input", "one.txt"], 78, "--out"),
         (["--out", "x"], 78, "--input"),
         (["--config", "absent.py"], 78, "absent.py"),
@@ -71,6 +80,70 @@ def test_refusals_have_their_exit_code_and_say_why(folder, arguments, code, mess
     assert message in done.stderr and "Traceback" not in done.stderr
     assert done.stdout == ""
     assert sorted(file.name for file in folder.iterdir() if file.name != "corpora") == before
+
+
+RECIPE = """
+from lmjax.config import *
+
+def get_config():
+    return Config(
+        run="run",
+        budget="2steps",
+        model=TransformerConfig(length=16, depth=1, width=32, heads=2),
+        batch=BatchConfig(rows=2),
+    )
+"""
+
+
+def test_a_tokenizer_json_is_kept_encodes_the_text_and_trains(folder, environment):
+    tokenizers = pytest.importorskip("tokenizers")
+    theirs = tokenizers.Tokenizer(tokenizers.models.BPE())
+    theirs.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    theirs.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=280,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    theirs.train([str(folder / "one.txt")], trainer)
+    theirs.save(str(folder / "theirs.json"))
+
+    made = folder / "corpora" / "mine"
+    sources = ["--input", "one.txt", "two.txt", "--text.document-chars", "200"]
+    done = run(folder, *sources, "--tokenizer", "theirs.json", "--out", "corpora/mine")
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    facts = read_manifest(made)
+    verify(made, facts)
+    content = (folder / "theirs.json").read_bytes()
+    digest = sha256(content).hexdigest()
+    assert facts.tokenizer.file == File(name="tokenizer.json", size=len(content), sha256=digest)
+    assert (made / "tokenizer.json").read_bytes() == content
+    size, bos = theirs.get_vocab_size(), theirs.token_to_id("<|endoftext|>")
+    assert (facts.tokenizer.vocab_size, facts.tokenizer.bos) == (size, bos)
+
+    lines = []
+    for side in (facts.train, facts.val):
+        tokens = np.concatenate([np.fromfile(made / s.name, facts.dtype) for s in side.shards])
+        starts = np.flatnonzero(tokens == bos)
+        assert len(starts) == side.documents and len(tokens) == side.tokens
+        for part in np.split(tokens, starts)[1:]:
+            text = theirs.decode(part[1:].tolist())
+            assert part[1:].tolist() == theirs.encode(text).ids
+            lines += text.split("\n\n")
+    assert sorted(lines) == sorted(
+        f"Paragraph {i} of {n}." for n in ("one", "two") for i in range(400)
+    )
+
+    (folder / "small.py").write_text(RECIPE)
+    command = [sys.executable, "-m", "lmjax.train", "--config", "small.py", "--data", str(made)]
+    trained = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert trained.returncode == 0, trained.stderr
+    *_, last = [e for e in journal.read(folder / "run" / "metrics.jsonl") if "val_loss" in e]
+    assert last["step"] == 2 and last["val_bits_per_byte"] > 0
+    assert (folder / "run" / "tokenizer.json").read_bytes() == content
 
 
 def test_help_shows_both_forms(folder):

@@ -200,3 +200,41 @@ def test_a_word_starts_at_a_blank_or_a_mark_and_never_within_letters(trained):
         elif not first.isalnum():
             assert trained.word_starts[id]
     assert at == len(text) and within > 10
+
+
+def words(found: Tokenizer, text: str) -> list[str]:
+    """The tokens of a text, joined into words."""
+    joined, left = [b""], text.encode()
+    for id in found.encode(text):
+        length = found.byte_lengths[id]
+        if found.word_starts[id]:
+            joined.append(b"")
+        joined[-1] += left[:length]
+        left = left[length:]
+    assert not left
+    return [word.decode() for word in joined if word]
+
+
+def test_every_ideograph_is_a_word_be_it_a_piece_or_bytes(trained):
+    expected = "山|江|樓| |望|日|\uff0can|白| |高|收|。".split("|")
+    text = "".join(expected)
+    pieces = not any(map(trained._processor.is_byte, trained.encode(text)))
+    assert pieces == (trained.vocab_size == 480)  # there is no room for them in the smaller
+    assert words(trained, text) == expected
+
+
+@pytest.mark.parametrize(
+    "marked",
+    [
+        "見|よ|カ|ナ",
+        "\U00020000|\U0002f800|豈|龠",
+        "naïve| Zoë",
+        "чай| 한국| हिन्दी",
+        "a|\u201cb|\u201d|🙂|\xa0c",
+    ],
+)
+def test_a_character_in_several_pieces_is_in_one_word(trained, marked):
+    expected = marked.split("|")
+    text = "".join(expected)
+    assert any(map(trained._processor.is_byte, trained.encode(text)))
+    assert words(trained, text) == expected
