@@ -10,25 +10,21 @@ On two CPU cores; its time and result are not yet measured. `python -m tools.ben
 all small recipes alike: 400 steps of 16 rows of 128 tokens, some 1.7M parameters.
 """
 
-import optax
-
 from lmjax.config import (
     BatchConfig,
     Config,
     EvaluationConfig,
     ObjectiveConfig,
     OptimizerConfig,
-    ScheduleConfig,
     TextConfig,
     TokenizerConfig,
     TransformerConfig,
 )
-from lmjax.learning import optimizers
 
 
 def get_config() -> Config:
     return Config(
-        budget="400steps",
+        budget="300steps",
         data="corpora/python-docs",
         run="runs/bert",
         text=TextConfig(tokenizer=TokenizerConfig(vocab_size=2048)),
@@ -58,18 +54,6 @@ def get_config() -> Config:
         ),
         objective=ObjectiveConfig(kind="masked", mask_rate=0.15),
         batch=BatchConfig(rows=16),
-        optimizer=OptimizerConfig(
-            learning_rate=0.001,
-            beta1=0.9,
-            beta2=0.98,
-            epsilon=1e-6,
-            weight_decay=0.01,
-            clip_norm=1.0,
-        ),
-        schedule=ScheduleConfig(kind="linear", warmup=0.1),
+        optimizer=OptimizerConfig(embedding_learning_rate=0.03),
         evaluation=EvaluationConfig(every="25%", max_rows=128),
     )
-
-
-def make_optimizer(config: Config) -> optax.GradientTransformation:
-    return optimizers.adamw(config)

@@ -3,29 +3,24 @@
     python -m lmjax.train --config configs/llama.py
 
 A key head serves three query heads. `--model.tied` makes the head the embedding, as in Llama 3.2.
-On two CPU cores; its time and result are not yet measured. `python -m tools.bench.models` trains
-all small recipes alike: 400 steps of 16 rows of 128 tokens, some 1.7M parameters.
+On two CPU cores 1.996 bits per byte after 300 steps of 16 rows of 128 tokens, in 120 s;
+`python -m tools.bench.models` trains all small recipes alike, 1.6M parameters this one.
 """
-
-import optax
 
 from lmjax.config import (
     BatchConfig,
     Config,
     EvaluationConfig,
-    OptimizerConfig,
     SampleConfig,
-    ScheduleConfig,
     TextConfig,
     TokenizerConfig,
     TransformerConfig,
 )
-from lmjax.learning import optimizers
 
 
 def get_config() -> Config:
     return Config(
-        budget="400steps",
+        budget="300steps",
         data="corpora/python-docs",
         run="runs/llama",
         text=TextConfig(tokenizer=TokenizerConfig(vocab_size=2048)),
@@ -48,14 +43,6 @@ def get_config() -> Config:
             projection_init="scaled",
         ),
         batch=BatchConfig(rows=16),
-        optimizer=OptimizerConfig(
-            learning_rate=0.002, beta1=0.9, beta2=0.95, epsilon=1e-8, clip_norm=1.0
-        ),
-        schedule=ScheduleConfig(kind="cosine", warmup=0.1),
         evaluation=EvaluationConfig(every="25%", max_rows=128),
         sample=SampleConfig(prompts=("The function returns",)),
     )
-
-
-def make_optimizer(config: Config) -> optax.GradientTransformation:
-    return optimizers.adamw(config)

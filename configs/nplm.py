@@ -3,28 +3,24 @@
     python -m lmjax.train --config configs/nplm.py
 
 Each token from the eight before it: their embeddings side by side, a tanh layer, the vocabulary.
-On two CPU cores; its time and result are not yet measured. `python -m tools.bench.models` trains
-all small recipes alike: 400 steps of 16 rows of 128 tokens, some 1.7M parameters.
+On two CPU cores 2.246 bits per byte after 300 steps of 16 rows of 128 tokens, in 71 s;
+`python -m tools.bench.models` trains all small recipes alike, 1.7M parameters this one.
 """
-
-import optax
 
 from lmjax.config import (
     BatchConfig,
     Config,
     EvaluationConfig,
     NPLMConfig,
-    OptimizerConfig,
     SampleConfig,
     TextConfig,
     TokenizerConfig,
 )
-from lmjax.learning import optimizers
 
 
 def get_config() -> Config:
     return Config(
-        budget="400steps",
+        budget="300steps",
         data="corpora/python-docs",
         run="runs/nplm",
         text=TextConfig(tokenizer=TokenizerConfig(vocab_size=2048)),
@@ -35,13 +31,6 @@ def get_config() -> Config:
             hidden=256,
         ),
         batch=BatchConfig(rows=16),
-        optimizer=OptimizerConfig(
-            learning_rate=0.003, beta1=0.9, beta2=0.99, epsilon=1e-8, weight_decay=0.0
-        ),
         evaluation=EvaluationConfig(every="25%", max_rows=128),
         sample=SampleConfig(prompts=("The function returns",)),
     )
-
-
-def make_optimizer(config: Config) -> optax.GradientTransformation:
-    return optimizers.adamw(config)
