@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 # JAX is imported where training begins: `--help` and "done" answer without it.
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    begun = time.monotonic()  # a budget in time counts from here
+def main(argv: Sequence[str] | None = None, since: float | None = None) -> None:
+    """The command. `since` is the monotonic time its budget counts from; none means from here."""
+    begun = time.monotonic() if since is None else since
     recipe = configuration.parse_command_line("train", __doc__, argv)
     with exit_codes():
         run = Path(recipe.config.run)
@@ -164,4 +165,6 @@ def exit_codes() -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    main()
+    from lmjax.runtime.ledger import process_began
+
+    main(since=process_began())

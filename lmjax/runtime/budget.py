@@ -98,13 +98,16 @@ class Pacer:
     """Decides, for a budget in time, when and how progress bends; idle for others and for replays.
 
     Room is left for what comes beside the updates: the evaluations on the way, the last one over
-    the whole split, and the last save, each as long as the one before. No piece begins before step
-    `reached`, to which a killed process has written metrics: the same lines are written again.
+    the whole split, and the last save, each as long as the one before, and for leaving the process.
+    No piece begins before step `reached`, to which a killed process has written metrics: the same
+    lines are written again.
     """
 
     # A tenth of the steps left between two estimates: the last one is made a step before the end,
     # and a day-long run holds about a hundred pieces.
     _STEPS_AHEAD = 10
+    LEAVING = 1.0
+    """Seconds from the last save to the end of the process."""
 
     def __init__(self, config: Config, reached: int = 0) -> None:
         budget = parse_quantity(config.budget, "budget", ("steps", "tokens", "seconds"))
@@ -148,6 +151,7 @@ class Pacer:
         seconds_a_step = (training - self._mark[1]) / (step - self._mark[0])
         at = progress.at(step)
         left = self._seconds - elapsed - self._evaluate_all - self._save
+        left -= self.LEAVING if self._all else 0.0
         steps = self._fitting(progress, step, left, seconds_a_step)
         self._mark = (step, training)
         self._next = step + max(1, steps // self._STEPS_AHEAD)

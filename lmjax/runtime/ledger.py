@@ -1,9 +1,11 @@
 """Where the time went: every second of a run is in exactly one section."""
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Literal, get_args
 
 Section = Literal["prepare", "compile", "data", "step", "evaluate", "save", "other"]
@@ -60,3 +62,13 @@ class Ledger:
         now = self._now()
         self._seconds[self._section] += now - self._since
         self._since = now
+
+
+def process_began() -> float:
+    """When this process began, on the clock of `time.monotonic`; now, where nothing tells."""
+    try:
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        booted = time.monotonic() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    except (OSError, AttributeError):
+        return time.monotonic()
+    return booted + ticks / os.sysconf("SC_CLK_TCK")

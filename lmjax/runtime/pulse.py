@@ -1,4 +1,4 @@
-"""What a run has used, written down twice a second: a kill loses work, but no time from the count.
+"""What a run has used, written down five times a second: what a kill lost still counts.
 
 A thread writes it, so that time spent compiling or saving is told as well.
 """
@@ -14,7 +14,7 @@ from lmjax.config import ConfigError
 from lmjax.runtime import journal
 from lmjax.runtime.ledger import Ledger
 
-_SECONDS = 0.5
+_SECONDS = 0.2
 
 
 @contextlib.contextmanager

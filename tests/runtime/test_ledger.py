@@ -1,5 +1,9 @@
 """Every second is in one section, and the sections sum to the wall clock."""
 
+import subprocess
+import sys
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,3 +55,16 @@ def test_sections_sum_to_the_time_that_passed(visits):
         with ledger.section(section):
             now.time += seconds
     assert ledger.elapsed() == pytest.approx(now.time - 100.0, abs=1e-6)
+
+
+def test_a_process_knows_when_it_began():
+    program = "import time; time.sleep(0.5); from lmjax.runtime.ledger import process_began as b; "
+    before = time.monotonic()
+    ended = subprocess.run(
+        [sys.executable, "-c", program + "print(b(), time.monotonic())"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    began, now = map(float, ended.stdout.split())
+    assert before - 0.02 <= began <= now - 0.5  # the system's ticks are hundredths
