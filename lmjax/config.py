@@ -106,7 +106,7 @@ class TokenizerConfig:
     vocab_size: int = 8192
     """Pieces, the 256 bytes and the special ones included."""
     file: str | None = None
-    """An existing `.model` to use instead of training one."""
+    """An existing `.model` or `tokenizer.json` (extra `[hf]`) to use instead of training one."""
     sample_bytes: int = 8_000_000
     """Train on at most this much text, drawn evenly from the training documents.
 
@@ -249,9 +249,10 @@ class TransformerConfig:
     """What blocks compute in; auto is bfloat16 on a GPU and float32 on a CPU."""
     attention: Literal["auto", "cudnn", "xla"] = "auto"
     """auto is cuDNN's flash attention on a GPU and XLA's on a CPU; the choice is printed."""
-    remat: Remat = "none"
+    remat: Literal[Remat, "auto"] = "none"
     """What the backward pass finds of a layer: all, what is named here, or (full) its input alone;
-    the rest is computed again. Memory for time, in the order of both; never another result."""
+    the rest is computed again. Memory for time, in the order of both; never another result.
+    auto is the first that fits the device; a resumed run keeps it."""
     unroll: int | None = None
     """Turns of the scan over layers written out in the program: faster to run, slower to compile.
     None means all, up to 24."""
@@ -448,8 +449,9 @@ class BatchConfig:
 
     rows: int = 32
     """Rows an update averages over."""
-    micro_rows: int | None = None
-    """Rows computed at a time; must divide `rows`. None means all at once."""
+    micro_rows: int | Literal["auto"] | None = None
+    """Rows computed at a time; must divide `rows`. None means all at once, auto as many as fit the
+    device; a resumed run keeps them."""
     packing: Literal["documents", "contiguous"] = "documents"
     """Rows that begin at a document's start where possible, or plain slices of the token stream."""
 
@@ -457,9 +459,9 @@ class BatchConfig:
         _require(self.rows >= 1, "batch.rows", "at least 1", self.rows)
         micro = self.micro_rows
         _require(
-            micro is None or (micro >= 1 and self.rows % micro == 0),
+            not isinstance(micro, int) or (micro >= 1 and self.rows % micro == 0),
             "batch.micro_rows",
-            f"a divisor of batch.rows ({self.rows}), or none",
+            f"a divisor of batch.rows ({self.rows}), auto or none",
             micro,
         )
 
@@ -697,7 +699,7 @@ class Config:
         )
         micro = self.batch.micro_rows
         _require(
-            micro is None or all(n % min(micro, n) == 0 for _, n in self.ramp.rows),
+            not isinstance(micro, int) or all(n % min(micro, n) == 0 for _, n in self.ramp.rows),
             "ramp.rows",
             f"at most batch.micro_rows ({micro}), or multiples of it",
             self.ramp.rows,
@@ -785,6 +787,24 @@ def parse_arguments(
 
     try:
         return tyro.cli(kind, args=argv, prog=f"python -m lmjax.{verb}", description=about)
+    except SystemExit as stop:
+        raise SystemExit(78 if stop.code else 0) from None
+
+
+def parse_with_overrides(
+    kind: type[Arguments], verb: str, about: str | None, argv: Sequence[str] | None = None
+) -> tuple[Arguments, list[str]]:
+    """As `parse_arguments`, with what are no fields of the dataclass: the overrides of a recipe."""
+    import tyro
+
+    try:
+        return tyro.cli(
+            kind,
+            args=argv,
+            prog=f"python -m lmjax.{verb}",
+            description=about,
+            return_unknown_args=True,
+        )
     except SystemExit as stop:
         raise SystemExit(78 if stop.code else 0) from None
 
@@ -892,6 +912,9 @@ def _decode(kind: Any, value: Any, key: str) -> Any:
         if value is None and type(None) in options:
             return None
         options = tuple(option for option in options if option is not type(None))
+        words = [option for option in options if typing.get_origin(option) is Literal]
+        if words and isinstance(value, str):
+            return _decode(words[0], value, key)
         if not isinstance(value, dict) or len(options) == 1:
             return _decode(options[0], value, key)
         kinds = {option.kind: option for option in options}  # dataclasses, told apart by `kind`

@@ -1,9 +1,10 @@
 """Plan a run before the GPU is there: memory, speed, and what a budget buys.
 
 `python -m lmjax.plan --config FILE --device h100 --budget 24h`. Neither a GPU nor data is needed.
+The recipe's numbers are overridden as for lmjax.train: `--model.depth 12 --batch.rows 64`.
+Rows at a time and remat are chosen where they are `auto` or left as they are by default.
 """
 
-import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,14 +12,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lmjax import config as configuration
-from lmjax.config import Config, ConfigError, Recipe, parse_arguments
+from lmjax.config import Config, ConfigError, Recipe, parse_with_overrides
 from lmjax.train import exit_codes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
     config: Path | None = None
-    """The recipe file; its numbers can be overridden by a copy, or by what train is given."""
+    """The recipe file, or the config.json of a run."""
     device: str | None = None
     """A short name of `devices.toml`, such as h100; none means the attached device, measured."""
     budget: str | None = None
@@ -27,8 +28,6 @@ class Arguments:
     """Choose the model from the budget and the device, instead of --config."""
     sweep: Literal["devices"] | None = None
     """One table of all devices."""
-    rows: int | None = None
-    """Rows of a batch; none means the recipe's."""
     price_per_hour: float | None = None
     """What an hour costs."""
     formulas: bool = False
@@ -38,20 +37,22 @@ class Arguments:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    arguments = parse_arguments(Arguments, "plan", __doc__, argv)
+    arguments, overrides = parse_with_overrides(Arguments, "plan", __doc__, argv)
     with exit_codes():
-        plan(arguments)
+        plan(arguments, overrides)
 
 
-def plan(arguments: Arguments) -> None:
+def plan(arguments: Arguments, overrides: Sequence[str] = ()) -> None:
     """Print the plan that the arguments ask for. Raises ConfigError."""
     from lmjax.runtime import compiling, console, devices, planning, sizing
 
-    recipe = _recipe(arguments)
+    recipe = _recipe(arguments, overrides)
     if arguments.device is None and arguments.sweep is None:
         if recipe is None:
             raise ConfigError("--device: expected a card for --size auto, such as h100, found none")
-        planning.say_measured(recipe, arguments.price_per_hour)
+        facts = planning.say_measured(recipe, arguments.price_per_hour)
+        if arguments.out is not None:
+            _write(arguments.out, _json(facts))
         return
     import jax
 
@@ -83,24 +84,30 @@ def plan(arguments: Arguments) -> None:
         if sized is not None and arguments.out.suffix == ".py":
             text = sizing.recipe_source(sized, made.choice, card)
         else:
-            text = json.dumps(made.facts(), indent=2) + "\n"
-        arguments.out.write_text(text)
-        console.say(f"written: {arguments.out}")
+            text = _json(made.facts())
+        _write(arguments.out, text)
 
 
-def _recipe(arguments: Arguments) -> Recipe | None:
+def _json(facts: dict[str, Any]) -> str:
+    return json.dumps(facts, indent=2) + "\n"
+
+
+def _write(path: Path, text: str) -> None:
+    from lmjax.runtime import console
+
+    path.write_text(text)
+    console.say(f"written: {path}")
+
+
+def _recipe(arguments: Arguments, overrides: Sequence[str]) -> Recipe | None:
     if (arguments.config is None) == (arguments.size is None):
         raise ConfigError("--config: expected a recipe file, or --size auto; give one of them")
     if arguments.config is None:
+        if overrides:
+            raise ConfigError(f"--size auto: expected no settings, found {' '.join(overrides)}")
         return None
-    recipe = configuration.load_recipe(arguments.config)
-    changes: dict[str, Any] = {}
-    if arguments.budget is not None:
-        changes["budget"] = arguments.budget
-    if arguments.rows is not None:
-        batch = dataclasses.replace(recipe.config.batch, rows=arguments.rows, micro_rows=None)
-        changes["batch"] = batch
-    return recipe._replace(config=dataclasses.replace(recipe.config, **changes))
+    budget = () if arguments.budget is None else ("--budget", arguments.budget)
+    return configuration.load_recipe(arguments.config, [*budget, *overrides])
 
 
 if __name__ == "__main__":

@@ -73,11 +73,13 @@ CONFIGS = st.builds(
         window=st.integers(1),
         bias=st.booleans(),
         dtype=st.sampled_from(["auto", "float32", "bfloat16"]),
+        remat=st.sampled_from(["auto", "none", "full"]),
     )
     | st.builds(
         LSTMConfig, truncate=st.none() | st.integers(1), dropout=st.floats(0, 1, exclude_max=True)
     )
     | st.builds(NPLMConfig, context=st.integers(1), direct=st.booleans()),
+    batch=st.builds(BatchConfig, rows=st.just(8), micro_rows=st.sampled_from([None, 1, 4, "auto"])),
     objective=st.builds(
         ObjectiveConfig,
         kind=st.sampled_from(["next_token", "masked"]),
@@ -85,7 +87,7 @@ CONFIGS = st.builds(
     ),
     ramp=st.builds(
         RampConfig,
-        rows=st.just(()) | st.tuples(st.tuples(st.floats(0.1, 0.9), st.integers(1))),
+        rows=st.just(()) | st.tuples(st.tuples(st.floats(0.1, 0.9), st.sampled_from([4, 16]))),
         momentum=st.just(()) | st.just(((0.0, 0.5), (1.0, 0.9))),
     ),
     sample=st.builds(SampleConfig, prompts=st.lists(st.text()).map(tuple)),
@@ -134,6 +136,9 @@ def test_the_kind_tells_which_model_it_is():
         ({"optimizer": {"beta1": True}}, "optimizer.beta1"),
         ({"sample": {"prompts": "one"}}, "sample.prompts"),
         ({"sample": {"prompts": ["one", 2]}}, "sample.prompts[1]"),
+        ({"batch": {"micro_rows": "many"}}, "batch.micro_rows"),
+        ({"batch": {"micro_rows": 1.0}}, "batch.micro_rows"),
+        ({"model": {"remat": "some"}}, "model.remat"),
         ({"ramp": {"rows": [[0.5, "2"]]}}, "ramp.rows[0][1]"),
         ({"ramp": {"rows": [[0.5, 2, 3]]}}, "ramp.rows[0]"),
         ({"model": {"kv_heads": 4}}, "model.kv_heads"),

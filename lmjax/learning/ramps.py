@@ -24,10 +24,11 @@ class Stage(NamedTuple):
 def stage(config: Config, progress: float) -> Stage:
     """What holds at a progress."""
     ramp = config.ramp
-    rows = _before(ramp.rows, progress, config.batch.rows)
+    rows, micro = _before(ramp.rows, progress, config.batch.rows), config.batch.micro_rows
+    assert micro != "auto", "chosen before a run begins"
     return Stage(
         rows,
-        min(config.batch.micro_rows or rows, rows),
+        min(micro or rows, rows),
         _before(ramp.length, progress, config.model.length),
         _before(ramp.window, progress, getattr(config.model, "window", None)),
     )

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from lmjax.config import ConfigError, Remat, TransformerConfig
+from lmjax.config import ConfigError, TransformerConfig
 from lmjax.models import attention
 from lmjax.models.model import CHUNK, Params, Readout, resolve_dtype, vocabulary
 
@@ -212,7 +212,7 @@ def _projection_init(config: TransformerConfig) -> Callable[..., jax.Array]:
     return nn.initializers.variance_scaling(shrink**2, "fan_in", "normal")
 
 
-def _kept(remat: Remat) -> Callable[..., bool]:
+def _kept(remat: str) -> Callable[..., bool]:
     """The policy of `jax.checkpoint` for a rung of `TransformerConfig.remat` below none.
 
     cuDNN's attention is known by the name of its primitive: its statistics carry no name of ours,
@@ -451,7 +451,8 @@ class Transformer:
                 if context.key is not None:
                     own = context._replace(key=jax.random.fold_in(context.key, numbers_L[i]))
                 run: Callable[..., Any] = functools.partial(self.block.apply, window=window)
-                if cache is None and c.remat != "none":
+                # auto is chosen before training; without a gradient nothing is kept anyway.
+                if cache is None and c.remat not in ("none", "auto"):
                     run = jax.checkpoint(run, policy=_kept(c.remat))
                 x_BTD, layer_cache = run(
                     {"params": layer}, x_BTD, own, value_BTNK=value_BTNK, cache=layer_cache

@@ -15,7 +15,7 @@ from lmjax import config as configuration
 from lmjax.config import Config, TransformerConfig
 from lmjax.data import corpus
 from lmjax.data.loader import Batch
-from lmjax.learning import objective, optimizers
+from lmjax.learning import objective, optimizers, ramps
 from lmjax.learning.step import TrainState, TrainStep, init_state, make_train_step
 from lmjax.models.build import build
 from lmjax.models.model import Model
@@ -61,7 +61,7 @@ def draw(
         return init_state(model.init(key), tx)
 
     rows = config.batch.rows
-    micro = config.batch.micro_rows or rows
+    micro = ramps.stage(config, 1.0).micro_rows
     tokens_GBS = jax.ShapeDtypeStruct((rows // micro, micro, config.model.length + 1), np.int32)
     shapes = (
         jax.eval_shape(create, jax.random.key(0)),

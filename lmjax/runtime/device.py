@@ -73,6 +73,21 @@ def cache_compilations(folder: Path | None = None) -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 
+def memory_bytes() -> int:
+    """What a run can have: JAX's share of a GPU, or what this machine has to spare."""
+    statistics = jax.devices()[0].memory_stats()
+    if statistics and "bytes_limit" in statistics:
+        return int(statistics["bytes_limit"])
+    available = Path("/proc/meminfo")
+    if not available.exists():
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    words = available.read_text().split()
+    found = int(words[words.index("MemAvailable:") + 1]) * 1024
+    group = Path("/sys/fs/cgroup/memory.max")  # a container's own limit
+    limit = group.read_text().strip() if group.exists() else "max"
+    return found if limit == "max" else min(found, int(limit))
+
+
 def peak_memory_bytes() -> int:
     """The most memory used so far: the device's on a GPU, this process's on a CPU."""
     statistics = jax.devices()[0].memory_stats()

@@ -21,7 +21,16 @@ from lmjax.learning import averaging, ramps
 from lmjax.learning.step import TrainState, init_state, make_train_step
 from lmjax.models.build import build
 from lmjax.models.model import Model
-from lmjax.runtime import budget, checkpoint, console, device, journal, restoring, run_folder
+from lmjax.runtime import (
+    budget,
+    checkpoint,
+    console,
+    device,
+    journal,
+    restoring,
+    run_folder,
+    sizing,
+)
 from lmjax.runtime.evaluation import Result, make_evaluator, objective_and_bytes
 from lmjax.runtime.ledger import Ledger
 from lmjax.runtime.record import Record, Taken
@@ -65,12 +74,17 @@ def train(
 
     # ---- Device and model
     here = device.describe()
+    paced = Path(config.replay) if config.replay is not None else run
+    recorded = run_folder.fixed(paced).get("auto")
+    choice = sizing.settle(config, here.platform, device.memory_bytes(), recorded)
+    if choice is not None:
+        config = sizing.applied(config, choice.micro_rows, choice.remat)
+        console.say(f"auto: {sizing.in_words(config, choice)}")
     model = build(config.model, here.platform)
     mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
     # ---- Budget: what is left of it, and what the next update sees
-    paced = Path(config.replay) if config.replay is not None else run
     progress = budget.replayed(config, journal.read(paced / "events.jsonl"))
     if branched:
         branch = _branch(config, step)
@@ -90,7 +104,7 @@ def train(
     key = jax.random.key(config.seed)
     create = jax.jit(lambda key: init_state(model.init(key), tx), out_shardings=sharding)
     shapes = jax.eval_shape(create, key)
-    plan = _plan(model, here, corpus, shapes, table, held_out)
+    plan = _plan(model, here, corpus, shapes, table, held_out, choice)
     run_folder.check_plan(run, plan)
     if config.replay is not None:
         run_folder.check_plan(Path(config.replay), plan)
@@ -267,10 +281,12 @@ def _plan(
     shapes: TrainState,
     table: packing.RowTable,
     held_out: packing.RowTable,
+    choice: sizing.Choice | None,
 ) -> dict[str, Any]:
     """What the settings were resolved to; a resumed run must agree with the part named `fixed`."""
     return {
         "fixed": {
+            **({} if choice is None else {"auto": choice._asdict()}),
             "corpus": corpus.digest,
             "parameters": run_folder.digest(repr(shapes.params)),
             "optimizer": run_folder.digest(repr(shapes.opt_state)),

@@ -52,7 +52,7 @@ def make(recipe: Recipe, card: Card, compile_it: Compile | None, price: float | 
 
     Raises ConfigError where the model cannot run there, or not a single row fits.
     """
-    config = blueprint.with_vocabulary(recipe.config)
+    config = sizing.opened(blueprint.with_vocabulary(recipe.config))
     model = build(config.model, "gpu")
     parameters = blueprint.parameters(config)
     limit = sizing.MARGIN * card.memory_gib * 2**30
@@ -213,11 +213,18 @@ def compare(recipe: Recipe, steps: int = 20) -> Comparison:
     return Comparison(roofline.times(found.compiled.works, rates).total, found.seconds)
 
 
-def say_measured(recipe: Recipe, price: float | None) -> None:
-    """Measure the attached device and twenty steps; print both beside the prediction."""
+def say_measured(recipe: Recipe, price: float | None) -> dict[str, Any]:
+    """Measure the attached device and twenty steps; print both beside the prediction.
+
+    What is `auto` is chosen as `lmjax.train` would. Returns the facts, for a file.
+    """
     here = device.describe()
-    found = compare(recipe)
     config = blueprint.with_vocabulary(recipe.config)
+    choice = sizing.settle(config, here.platform, device.memory_bytes())
+    if choice is not None:
+        config = sizing.applied(config, choice.micro_rows, choice.remat)
+        console.say(f"auto: {sizing.in_words(config, choice)}")
+    found = compare(recipe._replace(config=config))
     model = build(config.model, here.platform)
     parameters = blueprint.parameters(config)
     card = dataclasses.replace(
@@ -244,3 +251,11 @@ def say_measured(recipe: Recipe, price: float | None) -> None:
             table.add_row(name, *(_bought(one)[name] for one in both))
     console.say(f"{here.name}: rates and 20 steps measured")
     console.terminal.print(table)
+    return {
+        "device": here.name,
+        "budget": config.budget,
+        "auto": None if choice is None else choice._asdict(),
+        "parameters": parameters,
+        "predicted": {"step_seconds": found.predicted, "forecast": both[0]._asdict()},
+        "measured": {"step_seconds": found.measured, "forecast": both[1]._asdict()},
+    }

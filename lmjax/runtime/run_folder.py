@@ -89,6 +89,13 @@ def check_plan(run: Path, plan: dict[str, Any]) -> None:
         raise Drift(run, rows)
 
 
+def fixed(run: Path) -> dict[str, Any]:
+    """What a run begun before holds its resumed runs to; nothing for a new one."""
+    path = run / "plan.json"
+    found: dict[str, Any] = json.loads(path.read_text())["fixed"] if path.exists() else {}
+    return found
+
+
 def tokenizer(folder: Path) -> Path:
     """The file of a run's or a corpus's tokenizer: `tokenizer.model`, or `tokenizer.json`."""
     model, other = folder / "tokenizer.model", folder / "tokenizer.json"

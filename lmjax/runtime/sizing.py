@@ -4,7 +4,7 @@ import dataclasses
 import math
 import typing
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from lmjax.config import (
     BatchConfig,
@@ -17,7 +17,8 @@ from lmjax.config import (
     TransformerConfig,
     parse_quantity,
 )
-from lmjax.models.model import CHUNK
+from lmjax.models.model import CHUNK, resolve_dtype
+from lmjax.runtime import blueprint
 from lmjax.runtime.devices import Card
 from lmjax.runtime.forecast import TRAINING_SHARE
 
@@ -36,7 +37,9 @@ class Choice(NamedTuple):
     peak: float
 
 
-def applied(config: Config, micro_rows: int, remat: Remat) -> Config:
+def applied(
+    config: Config, micro_rows: int | Literal["auto"], remat: Literal[Remat, "auto"]
+) -> Config:
     """The config with a choice in place."""
     batch = dataclasses.replace(config.batch, micro_rows=micro_rows)
     model = config.model
@@ -45,68 +48,131 @@ def applied(config: Config, micro_rows: int, remat: Remat) -> Config:
     return dataclasses.replace(config, batch=batch, model=model)
 
 
-def formula_parts(config: Config, parameters: int) -> tuple[float, float]:
+def in_words(config: Config, choice: Choice) -> str:
+    """A choice in one line."""
+    micro, rows = choice.micro_rows, config.batch.rows
+    return f"{micro} of {rows} rows at a time, remat {choice.remat}: {choice.peak / 2**30:.2f} GiB"
+
+
+def is_open(config: Config) -> bool:
+    """Whether something in it is `auto`."""
+    return config.batch.micro_rows == "auto" or getattr(config.model, "remat", None) == "auto"
+
+
+def opened(config: Config) -> Config:
+    """The config with `auto` for each of the two that was left as it is by default."""
+    batch, model = config.batch, config.model
+    if batch.micro_rows is None:
+        batch = dataclasses.replace(batch, micro_rows="auto")
+    if isinstance(model, TransformerConfig) and model.remat == "none":
+        model = dataclasses.replace(model, remat="auto")
+    return dataclasses.replace(config, batch=batch, model=model)
+
+
+def formula_parts(config: Config, parameters: int, platform: str = "gpu") -> tuple[float, float]:
     """State and temporary bytes of a step, from the sizes alone: within some 30%.
 
     12 bytes a parameter of state (Adam), 6 of gradients and casts, 2.5 chunks of float32 logits,
     and what each layer keeps of a token: about 34 widths (Korthikanti et al. 2022) without
     attention's scores, less on each rung.
     """
-    c, micro = config.model, config.batch.micro_rows or config.batch.rows
-    state, fixed = 12.0 * parameters, 6.0 * parameters + 10 * CHUNK["gpu"]
+    c = config.model
+    micro = config.batch.rows if config.batch.micro_rows is None else config.batch.micro_rows
+    assert micro != "auto"
+    logits = min(CHUNK[platform], micro * c.length * (c.vocab_size or 0))
+    state, fixed = 12.0 * parameters, 6.0 * parameters + 10.0 * logits
     if isinstance(c, TransformerConfig):
-        qkv, up, mixed = 2.0 * (c.heads + 2 * c.KV) * c.K, 2.0 * c.F, 2.0 * c.heads * c.K
-        kept = {"full": 2.0 * c.width}
+        qkv, up, mixed = 1.0 * (c.heads + 2 * c.KV) * c.K, 1.0 * c.F, 1.0 * c.heads * c.K
+        kept = {"full": 1.0 * c.width}
         kept["attention"] = kept["full"] + mixed
         kept["attention+up"] = kept["attention"] + up * (2 if c.activation.endswith("glu") else 1)
         kept["attention+qkv+up"] = kept["attention+up"] + qkv
-        kept["none"] = 18.0 * c.width + qkv + 5.0 * c.F
-        layer = kept[c.remat] * c.depth + (0 if c.remat == "none" else kept["none"])
-        if c.attention == "xla":
+        kept["none"] = 9.0 * c.width + qkv + 2.5 * c.F
+        numbers = kept[c.remat] * c.depth + (0 if c.remat == "none" else kept["none"])
+        layer = resolve_dtype(c, platform).itemsize * numbers
+        if c.attention == "xla" or (c.attention == "auto" and platform == "cpu"):
             layer += 4.0 * c.heads * c.length * (c.depth if c.remat == "none" else 1)
     else:
-        layer = 34.0 * c.width * getattr(c, "depth", 1)
+        numbers = 17.0 * c.width * getattr(c, "depth", 1)
+        layer = resolve_dtype(c, platform).itemsize * numbers
     return state, fixed + layer * micro * c.length
 
 
 def choose(config: Config, limit: float, peak: Callable[[Config], float]) -> Choice:
-    """The cheapest rung whose largest fitting micro-batch is large enough, and that micro-batch.
+    """Of what is `auto`: the cheapest rung whose largest fitting micro-batch is large enough.
 
     `peak` gives the bytes of a config; `limit` is what it may take. Where no rung gives enough rows
     the one with the most is taken. Raises ConfigError where not even one row fits.
     """
-    rungs = typing.get_args(Remat) if isinstance(config.model, TransformerConfig) else ("none",)
-    rows, length = config.batch.rows, config.model.length
+    rungs, micros = _rungs(config), _micros(config)
+    enough = min(ENOUGH, micros[-1] * config.model.length)
     best: Choice | None = None
     least = math.inf
     for remat in rungs:
-        found = None
-        micro = rows
-        while found is None:
+        left = micros
+        while left:
+            micro = left[-1]
             needed = peak(applied(config, micro, remat))
             if needed <= limit:
-                found = Choice(micro, remat, needed)
                 break
             least = min(least, needed)
-            smaller = [n for n in range(1, micro) if rows % n == 0]
-            if not smaller:
-                break
-            # Memory grows at most in proportion to the rows: skip what cannot fit by far.
-            likely = [n for n in smaller if n >= micro * limit / needed / 2] or smaller[-1:]
-            fits = [n for n in likely if n <= micro * limit / needed]
-            micro = fits[-1] if fits else likely[0]
-        if found is not None:
-            if found.micro_rows * length >= min(ENOUGH, rows * length):
-                return found
-            if best is None or found.micro_rows > best.micro_rows:
-                best = found
+            # Memory grows at most in proportion to the rows: what cannot fit by far is skipped,
+            # but for the fewest, which the message tells of.
+            left = [n for n in left[:-1] if n <= micro * limit / needed] or left[:-1][:1]
+        if not left:
+            continue
+        found = Choice(micro, remat, needed)
+        if micro * config.model.length >= enough:
+            return found
+        if best is None or micro > best.micro_rows:
+            best = found
     if best is None:
         raise ConfigError(
             f"model: expected a step that takes at most {limit / 2**30:.1f} GiB, found "
-            f"{least / 2**30:.1f} GiB for one row with all rematerialised; take a smaller "
-            "model.depth or model.width, or a card with more memory"
+            f"{least / 2**30:.1f} GiB for {micros[0]} row{'s' * (micros[0] > 1)} with remat "
+            f"{rungs[-1]}; take a smaller model.depth or model.width, or a card with more memory"
         )
     return best
+
+
+def _rungs(config: Config) -> tuple[Remat, ...]:
+    if not isinstance(config.model, TransformerConfig):
+        return ("none",)
+    remat = config.model.remat
+    return typing.get_args(Remat) if remat == "auto" else (remat,)
+
+
+def _micros(config: Config) -> list[int]:
+    """Numbers of rows at a time, rising, that divide the batch of each stage."""
+    micro, rows = config.batch.micro_rows, config.batch.rows
+    if micro != "auto":
+        return [micro or rows]
+    stages = [rows, *(n for _, n in config.ramp.rows)]
+    return [
+        micro
+        for micro in range(1, rows + 1)
+        if rows % micro == 0 and all(n % min(micro, n) == 0 for n in stages)
+    ]
+
+
+def settle(
+    config: Config, platform: str, memory: float, recorded: dict[str, Any] | None = None
+) -> Choice | None:
+    """What is `auto` in a config, chosen by formula for a device's memory; none if nothing is.
+
+    `recorded` is the choice of a run begun before. It stands, since another micro-batch sums floats
+    in another order. Raises ConfigError where not one row fits.
+    """
+    if not is_open(config):
+        return None
+    if recorded is not None:
+        return Choice(**recorded)
+    parameters = blueprint.parameters(config)
+
+    def peak(config: Config) -> float:
+        return sum(formula_parts(config, parameters, platform))
+
+    return choose(config, MARGIN * memory, peak)
 
 
 class Sized(NamedTuple):

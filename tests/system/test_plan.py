@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from lmjax.plan import main
 from lmjax.runtime import compiling
 
 RECIPE = '''"""A small model that cuDNN's attention takes."""
@@ -43,6 +44,34 @@ def test_formulas_need_nothing_installed(tmp_path):
     )
     facts = json.loads((tmp_path / "plan.json").read_text())
     assert facts["device"] == "4090" and not facts["compiled"] and facts["forecast"]["hours"] == 2
+
+
+def test_a_plan_takes_the_settings_that_train_takes(tmp_path):
+    ended = plan(tmp_path, "--config", "small.py", "--device", "4090", "--formulas",
+                 "--batch.rows=64", "--batch.micro-rows", "16", "--model.depth", "3",
+                 "--model.remat", "attention", "--budget", "100steps",
+                 "--out", "plan.json")  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert "--batch.micro-rows 16 --model.remat attention" in ended.stderr
+    facts = json.loads((tmp_path / "plan.json").read_text())
+    assert (facts["batch.micro_rows"], facts["model.remat"]) == (16, "attention")
+    assert facts["forecast"]["tokens"] == 100 * 64 * 64
+
+
+def test_an_unknown_setting_is_a_bad_configuration(tmp_path):
+    ended = plan(tmp_path, "--config", "small.py", "--device", "4090", "--model.depht", "3")
+    assert ended.returncode == 78 and "--model.depth INT" in ended.stderr
+
+
+def test_the_attached_device_is_planned_with_the_choice_that_train_makes(tmp_path, capsys):
+    (tmp_path / "small.py").write_text(RECIPE)
+    out = tmp_path / "plan.json"
+    main(["--config", str(tmp_path / "small.py"), "--batch.micro-rows", "auto",
+          "--model.depth", "1", "--out", str(out)])  # fmt: skip
+    assert "auto: 8 of 8 rows at a time, remat none" in capsys.readouterr().err
+    facts = json.loads(out.read_text())
+    assert facts["auto"]["micro_rows"] == 8 and facts["auto"]["remat"] == "none"
+    assert facts["measured"]["step_seconds"] > 0 and facts["predicted"]["step_seconds"] > 0
 
 
 def test_an_unknown_device_is_a_bad_configuration(tmp_path):

@@ -31,6 +31,11 @@ def shrunk(recipe: Path) -> list[str]:
     else:
         sizes |= {"hidden": 32}
     words = [word for name, size in sizes.items() for word in (f"--model.{name}", str(size))]
+    for name, size in (("rows", 2), ("length", 16), ("window", 8)):
+        points = [
+            word for place, _ in getattr(config.ramp, name) for word in (str(place), str(size))
+        ]
+        words += [f"--ramp.{name}", *points] if points else []
     return [*words, "--sample.prompts"]  # none
 
 
