@@ -29,19 +29,30 @@ def model(request, tmp_path_factory):
     return path
 
 
+def unigram(made):
+    return made["model"]["type"] == "Unigram"
+
+
 def test_ids_and_texts_are_the_same(model):
     ours = tokenizer.load(model)
     made, _ = tokenizer_json.convert(model, None)
     theirs = tokenizers.Tokenizer.from_str(json.dumps(made))
+    scores = dict(enumerate(score for _, score in made["model"]["vocab"])) if unigram(made) else {}
+
+    def same(found, expected):
+        """The same ids; or, in a unigram model, another way of exactly the same likelihood."""
+        totals = [sum(scores[id] for id in ids) for ids in (found, expected) if scores]
+        return found == expected or (scores and totals[0] == pytest.approx(totals[1], abs=1e-6))
+
     for text in TEXTS:
         ids = ours.encode(text)
-        assert theirs.encode(text).ids == [ours.bos, *ids]
+        assert same(theirs.encode(text).ids, [ours.bos, *ids])
         assert theirs.decode(ids) == text
     again = JsonTokenizer(json.dumps(made).encode())
     assert (again.bos, again.vocab_size) == (ours.bos, ours.vocab_size)
     assert again.byte_lengths == ours.byte_lengths
     assert again.word_starts == ours.word_starts
-    assert again.encode_all(TEXTS) == ours.encode_all(TEXTS)
+    assert all(map(same, again.encode_all(TEXTS), ours.encode_all(TEXTS)))
     assert "".join(again.stream(again.encode(TEXTS[-4]))) == TEXTS[-4]
 
 
