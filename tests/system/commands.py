@@ -73,9 +73,9 @@ def make_optimizer(config):
 RAMPED = DEFAULT.replace(
     "log=",
     """ramp=RampConfig(
-            rows=((0.3, 1), (0.6, 2)),
-            length=((0.5, 16),),
-            window=((0.6, 8),),
+            rows=((0.3, 2),),
+            length=((0.3, 16),),
+            window=((0.3, 8),),
             momentum=((0.0, 0.85), (0.5, 0.95)),
             weight_decay=((0.0, 1.0), (1.0, 0.0)),
         ),

@@ -48,7 +48,7 @@ def test_ramps_go_on_through_a_kill(commands, finished_by):
     assert arrays(run) == arrays(reference.run)
     tokens = [0, *(e["tokens"] for e in journal.read(metrics) if "loss" in e)]
     rows = [(after - before) // 32 for before, after in pairwise(tokens)]
-    assert rows == [1] * 18 + [2] * 18 + [4] * 24
+    assert rows == [2] * 18 + [4] * 42
 
 
 def test_a_budget_in_time_repeats_what_was_done(commands):
