@@ -4,6 +4,7 @@ This module imports neither JAX nor numpy, so that `--help` answers at once.
 Numbers are data and live here; composition is code and lives in the recipe file's `make_optimizer`.
 """
 
+import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -785,10 +786,8 @@ def parse_arguments(
     """Read a verb's own arguments, the fields of a dataclass; exits like `parse_command_line`."""
     import tyro
 
-    try:
+    with _exit_codes():
         return tyro.cli(kind, args=argv, prog=f"python -m lmjax.{verb}", description=about)
-    except SystemExit as stop:
-        raise SystemExit(78 if stop.code else 0) from None
 
 
 def parse_with_overrides(
@@ -797,14 +796,15 @@ def parse_with_overrides(
     """As `parse_arguments`, with what are no fields of the dataclass: the overrides of a recipe."""
     import tyro
 
+    program = f"python -m lmjax.{verb}"
+    with _exit_codes():
+        return tyro.cli(kind, args=argv, prog=program, description=about, return_unknown_args=True)
+
+
+@contextlib.contextmanager
+def _exit_codes() -> Iterator[None]:
     try:
-        return tyro.cli(
-            kind,
-            args=argv,
-            prog=f"python -m lmjax.{verb}",
-            description=about,
-            return_unknown_args=True,
-        )
+        yield
     except SystemExit as stop:
         raise SystemExit(78 if stop.code else 0) from None
 
@@ -825,7 +825,6 @@ def _override(
     about: str | None = None,
     quiet: bool = False,
 ) -> Config:
-    import contextlib
     import io
     from typing import Annotated
 

@@ -23,15 +23,21 @@ class Stage(NamedTuple):
 
 def stage(config: Config, progress: float) -> Stage:
     """What holds at a progress."""
-    ramp = config.ramp
-    rows, micro = _before(ramp.rows, progress, config.batch.rows), config.batch.micro_rows
+    ramp, micro = config.ramp, config.batch.micro_rows
     assert micro != "auto", "chosen before a run begins"
+    here = rows(config, progress)
     return Stage(
-        rows,
-        min(micro or rows, rows),
+        here,
+        min(micro or here, here),
         _before(ramp.length, progress, config.model.length),
         _before(ramp.window, progress, getattr(config.model, "window", None)),
     )
+
+
+def rows(config: Config, progress: float) -> int:
+    """The rows of an update at a progress."""
+    found: int = _before(config.ramp.rows, progress, config.batch.rows)
+    return found
 
 
 def _before(points: Steps, progress: float, last: Any) -> Any:

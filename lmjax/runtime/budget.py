@@ -69,7 +69,7 @@ def start(config: Config, step: int = 0, progress: float = 0.0) -> Progress:
         return Progress((Piece(step, progress, (1 - progress) / budget.value),))
     whole, pieces = budget.value / (1 - progress), []
     for end in [*(at for at in ramps.starts(config) if at > progress), 1.0]:
-        tokens = ramps.stage(config, progress).rows * config.model.length
+        tokens = ramps.rows(config, progress) * config.model.length
         steps = max(1, math.ceil(whole * (end - progress) / tokens - 1e-6))
         pieces.append(Piece(step, progress, (end - progress) / steps))
         step, progress = step + steps, end

@@ -234,8 +234,8 @@ def train(
                 break
 
             at = progress.at(step)
-            if ramps.stage(config, at) != stage:
-                stage = ramps.stage(config, at)
+            if (now := ramps.stage(config, at)) != stage:
+                stage = now
                 pacer.turned(step)
             with ledger.section("data"):
                 batch = feed.take(stage.rows, stage.micro_rows)

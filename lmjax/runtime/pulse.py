@@ -43,7 +43,10 @@ def counted(run: Path, ledger: Ledger) -> Iterator[None]:
         yield
     except ConfigError:
         stop()
-        _write(run, earlier)
+        if earlier:
+            _write(run, earlier)
+        else:
+            _path(run).unlink(missing_ok=True)
         raise
     except BaseException:
         stop()

@@ -43,6 +43,8 @@ def test_tokens_are_counted_through_a_ramp_of_rows():
     rows = [ramps.stage(ramped, progress.at(step)).rows for step in range(200)]
     assert sum(rows) * 32 == 12800
     assert rows == [1] * 100 + [2] * 50 + [4] * 50
+    auto = dataclasses.replace(ramped, batch=BatchConfig(rows=4, micro_rows="auto"))
+    assert budget.start(auto) == progress  # another run's settings, as a branch reads them
     left = budget.start(ramped, step=150, progress=0.5)  # a branch spends all of them from there
     assert left.end == 250
 

@@ -65,6 +65,10 @@ def test_what_is_refused_counts_nothing(tmp_path, error, counts):
         time.sleep(0.01)
         raise error("no")
     assert (sum(pulse.carried(tmp_path).values()) > 7.0) == counts
+    with pytest.raises(error), pulse.counted(new := tmp_path / "new", Ledger()):
+        new.mkdir()
+        raise error("no")
+    assert (new / "pulse.json").exists() == counts
 
 
 def test_a_folder_that_is_gone_is_for_others_to_report(tmp_path):
