@@ -439,9 +439,15 @@ class ObjectiveConfig:
     """Mask all pieces of a word or none; a word that no longer fits a row's share is left out."""
     mask_id: int | None = None
     """The mask's token; none means the first id after the tokenizer's pieces."""
+    z_loss: float = 0.0
+    """What the squared log-sum-exp of each target's logits is multiplied with in the loss that is
+    trained on and logged; PaLM's is 1e-4. Evaluation is without it."""
 
     def __post_init__(self) -> None:
         _require(0 < self.mask_rate < 1, "objective.mask_rate", "between 0 and 1", self.mask_rate)
+        _require(
+            0 <= self.z_loss < math.inf, "objective.z_loss", "a number of at least 0", self.z_loss
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ Shapes: R rows (targets), C rows of a chunk, N chunks, D width, V vocabulary.
 """
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +14,29 @@ from lmjax.models.model import Readout
 _Rows = tuple[jax.Array, jax.Array, jax.Array]  # x, targets, weights
 
 
-def cross_entropy(readout: Readout, targets: jax.Array, weights: jax.Array | None) -> jax.Array:
+class _Form(NamedTuple):
+    """What the loss is of: numbers that are known when it is compiled."""
+
+    softcap: float | None
+    pieces: int
+    z_loss: float
+
+
+def cross_entropy(
+    readout: Readout,
+    targets: jax.Array,
+    weights: jax.Array | None,
+    *,
+    pieces: int | None = None,
+    z_loss: float = 0.0,
+) -> jax.Array:
     """The sum of weights x -log softmax(logits) at the targets, in nats: a float32 scalar.
 
     `targets` and `weights` have the leading shape of the readout's x; no weights are ones.
+    Ids from `pieces` on pad the vocabulary: they take no part in the softmax, and their rows of the
+    head get no gradient. None means that there are none.
+    `z_loss` times the squared log-sum-exp is added to each target's loss before it is weighted
+    (Chowdhery et al. 2022, "PaLM": 1e-4), so that logits do not drift away from 0.
     """
     targets_R = targets.reshape(-1)
     R, V = targets_R.size, readout.weight_VD.shape[0]
@@ -29,11 +48,17 @@ def cross_entropy(readout: Readout, targets: jax.Array, weights: jax.Array | Non
         jnp.pad(rows, [(0, N * C - R)] + [(0, 0)] * (rows.ndim - 1)).reshape(N, C, *rows.shape[1:])
         for rows in (readout.x_D.reshape(R, -1), targets_R, weights_R)
     ]
-    return _summed(readout.softcap, *chunks, readout.weight_VD, readout.bias_V)
+    form = _Form(readout.softcap, V if pieces is None else pieces, z_loss)
+    return _summed(form, *chunks, readout.weight_VD, readout.bias_V)
+
+
+def _known(form: _Form, V: int) -> jax.Array | None:
+    """Which ids are no padding, [V]; none where none is."""
+    return None if form.pieces >= V else jnp.arange(V) < form.pieces
 
 
 def _chunk(
-    softcap: float | None,
+    form: _Form,
     x_CD: jax.Array,
     targets_C: jax.Array,
     weights_C: jax.Array,
@@ -41,15 +66,19 @@ def _chunk(
     bias_V: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The loss of a chunk, with its logits and their log-sum-exp."""
-    logits_CV = Readout(x_CD, weight_VD, bias_V, softcap).logits()
-    lse_C = jax.nn.logsumexp(logits_CV, axis=-1)
+    logits_CV = Readout(x_CD, weight_VD, bias_V, form.softcap).logits()
+    known_V = _known(form, weight_VD.shape[0])
+    lse_C = jax.nn.logsumexp(logits_CV, axis=-1, where=known_V)
     target_C = jnp.take_along_axis(logits_CV, targets_C[:, None], axis=-1)[:, 0]
-    return ((lse_C - target_C) * weights_C).sum(), logits_CV, lse_C
+    loss_C = lse_C - target_C
+    if form.z_loss:
+        loss_C += form.z_loss * jnp.square(lse_C)
+    return (loss_C * weights_C).sum(), logits_CV, lse_C
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _summed(
-    softcap: float | None,
+    form: _Form,
     x_NCD: jax.Array,
     targets_NC: jax.Array,
     weights_NC: jax.Array,
@@ -57,13 +86,13 @@ def _summed(
     bias_V: jax.Array | None,
 ) -> jax.Array:
     def add(loss: jax.Array, chunk: _Rows) -> tuple[jax.Array, None]:
-        return loss + _chunk(softcap, *chunk, weight_VD, bias_V)[0], None
+        return loss + _chunk(form, *chunk, weight_VD, bias_V)[0], None
 
     return jax.lax.scan(add, jnp.zeros(()), (x_NCD, targets_NC, weights_NC))[0]
 
 
 def _forward(
-    softcap: float | None,
+    form: _Form,
     x_NCD: jax.Array,
     targets_NC: jax.Array,
     weights_NC: jax.Array,
@@ -72,15 +101,21 @@ def _forward(
 ) -> tuple[jax.Array, Any]:
     """Loss and gradients in one pass: while a chunk's logits are at hand."""
     ids_V = jnp.arange(weight_VD.shape[0])
+    known_V = _known(form, weight_VD.shape[0])
     dtype = x_NCD.dtype
 
     def add(carry: Any, chunk: _Rows) -> tuple[Any, jax.Array]:
         loss, grad_VD, grad_V = carry
         x_CD, targets_C, weights_C = chunk
-        more, logits_CV, lse_C = _chunk(softcap, *chunk, weight_VD, bias_V)
-        g_CV = jnp.exp(logits_CV - lse_C[:, None]) - (targets_C[:, None] == ids_V)
-        if softcap is not None:
-            g_CV *= 1 - jnp.square(logits_CV / softcap)
+        more, logits_CV, lse_C = _chunk(form, *chunk, weight_VD, bias_V)
+        g_CV = jnp.exp(logits_CV - lse_C[:, None])
+        if form.z_loss:
+            g_CV *= 1 + 2 * form.z_loss * lse_C[:, None]
+        g_CV -= targets_C[:, None] == ids_V
+        if form.softcap is not None:
+            g_CV *= 1 - jnp.square(logits_CV / form.softcap)
+        if known_V is not None:  # last, since what padding's logits gave may be no number
+            g_CV = jnp.where(known_V, g_CV, 0)
         # In the compute dtype, so that no product runs in float32 on a GPU; behind a barrier, since
         # XLA would compute it anew for each of the products that read it.
         g_CV = jax.lax.optimization_barrier((g_CV * weights_C[:, None]).astype(dtype))
@@ -98,8 +133,8 @@ def _forward(
     return loss, (grad_NCD, grad_VD.astype(weight_VD.dtype), grad_V)
 
 
-def _backward(softcap: float | None, grads: Any, cotangent: jax.Array) -> tuple[Any, ...]:
-    del softcap
+def _backward(form: _Form, grads: Any, cotangent: jax.Array) -> tuple[Any, ...]:
+    del form
     x, weight, bias = jax.tree.map(lambda g: g * cotangent.astype(g.dtype), grads)
     return x, None, None, weight, bias
 

@@ -1,8 +1,12 @@
 """Objectives: what a batch says of the parameters, as sums that are divided once, at the end.
 
+Ids from the tokenizer's `pieces` on are no token to predict: rows of the head that pad the
+vocabulary, or the mask's. They take no part in the softmax.
+
 Shapes: B batch, T time, S = T + 1, P positions predicted, D width, V vocabulary.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -29,17 +33,23 @@ class Sums:
 Objective = Callable[[Trained, Any, Batch, jax.Array], Sums]
 
 
-def next_token(model: Trained, params: Any, batch: Batch, key: jax.Array) -> Sums:
-    """Cross entropy of each token given those before it."""
+def next_token(
+    model: Trained,
+    params: Any,
+    batch: Batch,
+    key: jax.Array,
+    *,
+    pieces: int | None = None,
+    z_loss: float = 0.0,
+) -> Sums:
+    """Cross entropy of each token given those before it; the last two are `cross_entropy`'s."""
     tokens_BS, weights_BT = batch
     inputs_BT, targets_BT = jnp.asarray(tokens_BS[:, :-1]), jnp.asarray(tokens_BS[:, 1:])
     readout = model.readout(params, model.hidden(params, inputs_BT, key=key))
+    summed = functools.partial(cross_entropy, readout, targets_BT, pieces=pieces, z_loss=z_loss)
     if weights_BT is None:
-        count = jnp.asarray(targets_BT.size, jnp.float32)
-        return Sums(cross_entropy(readout, targets_BT, None), count)
-    return Sums(
-        cross_entropy(readout, targets_BT, jnp.asarray(weights_BT)), jnp.asarray(weights_BT.sum())
-    )
+        return Sums(summed(None), jnp.asarray(targets_BT.size, jnp.float32))
+    return Sums(summed(jnp.asarray(weights_BT)), jnp.asarray(weights_BT.sum()))
 
 
 def masked(
@@ -48,7 +58,8 @@ def masked(
     """Cross entropy of tokens that were masked (Devlin et al. 2019), chosen anew for each batch.
 
     The number predicted in a row is fixed, so that shapes are static and the head is paid for those
-    positions alone. Random replacements are drawn below `pieces`; `bos` is never masked.
+    positions alone. Random replacements are drawn below `pieces`, as predictions are made; `bos` is
+    never masked.
     """
 
     def objective(model: Trained, params: Any, batch: Batch, key: jax.Array) -> Sums:
@@ -81,7 +92,8 @@ def masked(
 
         x_BTD = model.hidden(params, inputs_BT, key=dropout)
         x_BPD = jnp.take_along_axis(x_BTD, at_BP[..., None], axis=1)
-        loss = cross_entropy(model.readout(params, x_BPD), targets_BP, weights_BP)
+        readout = model.readout(params, x_BPD)
+        loss = cross_entropy(readout, targets_BP, weights_BP, pieces=pieces, z_loss=config.z_loss)
         return Sums(loss, weights_BP.sum())
 
     return objective
@@ -95,7 +107,7 @@ def make(
     Raises ConfigError where the model has no row for the mask.
     """
     if config.kind == "next_token":
-        return next_token
+        return functools.partial(next_token, pieces=pieces, z_loss=config.z_loss)
     known = V if pieces is None else pieces
     mask_id = known if config.mask_id is None else config.mask_id
     if not 0 <= mask_id < V:

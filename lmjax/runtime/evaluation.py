@@ -3,6 +3,7 @@
 Shapes: B batch, T time, S = T + 1, V vocabulary.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -31,8 +32,10 @@ class Result(NamedTuple):
 def objective_and_bytes(
     config: Config, model: Model, corpus: Corpus
 ) -> tuple[Objective, np.ndarray | None]:
-    """A run's objective, and the bytes of each token where its loss is that of a whole text."""
-    goal = make(config.objective, model.V, corpus.vocab_size, corpus.bos, corpus.word_starts)
+    """What a run is evaluated by, its objective without z-loss, and the bytes of each token where
+    the loss is that of a whole text."""
+    plain = dataclasses.replace(config.objective, z_loss=0.0)
+    goal = make(plain, model.V, corpus.vocab_size, corpus.bos, corpus.word_starts)
     return goal, corpus.bytes_V if config.objective.kind == "next_token" else None
 
 

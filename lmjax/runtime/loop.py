@@ -17,7 +17,7 @@ import optax
 from lmjax.config import Config, ConfigError, Quantity, parse_quantity
 from lmjax.data import loader, packing
 from lmjax.data.corpus import Corpus
-from lmjax.learning import averaging, ramps
+from lmjax.learning import averaging, objective, ramps
 from lmjax.learning.step import TrainState, init_state, make_train_step
 from lmjax.models.build import build
 from lmjax.models.model import Model
@@ -132,7 +132,9 @@ def train(
         events.write(branch, durable=True)
 
     # ---- Step and evaluation, compiled before the first batch is drawn
-    goal, bytes_V = objective_and_bytes(config, model, corpus)
+    goal = objective.make(
+        config.objective, model.V, corpus.vocab_size, corpus.bos, corpus.word_starts
+    )
 
     def program(stage: ramps.Stage) -> Any:
         staged = build(ramps.staged(config.model, stage), here.platform)
@@ -149,7 +151,8 @@ def train(
     with ledger.section("compile"):
         stages = dict.fromkeys(ramps.stage(config, begins) for begins in ramps.starts(config))
         programs = {stage: program(stage) for stage in stages}
-    evaluate = make_evaluator(model, goal, held_out, bytes_V, config.evaluation.rows)
+    plain, bytes_V = objective_and_bytes(config, model, corpus)
+    evaluate = make_evaluator(model, plain, held_out, bytes_V, config.evaluation.rows)
 
     # ---- When what is due
     evaluate_every = parse_quantity(config.evaluation.every, "", ("steps", "progress"))

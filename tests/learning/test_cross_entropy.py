@@ -1,5 +1,6 @@
-"""The head and its loss in one pass, against float64 and against autodiff of the plain form."""
+"""The head and its loss in one pass, against float64; what of it lives in a compiled step."""
 
+import dataclasses
 import re
 
 import jax
@@ -7,7 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lmjax.config import Config, ObjectiveConfig, TransformerConfig
+from lmjax.data.loader import Batch
+from lmjax.learning import objective, optimizers
 from lmjax.learning.cross_entropy import cross_entropy
+from lmjax.learning.step import init_state, make_train_step
+from lmjax.models import transformer
 from lmjax.models.model import Readout
 
 R, D, V = 22, 8, 37
@@ -19,20 +25,25 @@ TARGETS_R = RNG.integers(0, V, R).astype(np.int32)
 WEIGHTS_R = (RNG.uniform(0, 2, R) * (RNG.random(R) < 0.7)).astype(np.float32)
 
 
-def reference(x_RD, weight_VD, bias_V, weights_R, softcap):
-    """Loss and gradients by hand, in float64."""
+def reference(x_RD, weight_VD, bias_V, weights_R, softcap, pieces=V, z_loss=0.0):
+    """Loss and gradients by hand, in float64, of a vocabulary cut off at its pieces."""
     x_RD, weight_VD, bias_V = (np.float64(a) for a in (x_RD, weight_VD, bias_V))
+    weight_VD, bias_V = weight_VD[:pieces], bias_V[:pieces]
+    targets_R = TARGETS_R % pieces
     logits_RV = x_RD @ weight_VD.T + bias_V
     slope_RV = np.ones_like(logits_RV)
     if softcap is not None:
         logits_RV = softcap * np.tanh(logits_RV / softcap)
         slope_RV = 1 - (logits_RV / softcap) ** 2
-    logits_RV = logits_RV - logits_RV.max(-1, keepdims=True)
-    logs_RV = logits_RV - np.log(np.exp(logits_RV).sum(-1, keepdims=True))
-    hits_RV = np.eye(V)[TARGETS_R]
-    g_RV = (np.exp(logs_RV) - hits_RV) * weights_R[:, None] * slope_RV
-    loss = -((logs_RV * hits_RV).sum(-1) * weights_R).sum()
-    return loss, (g_RV @ weight_VD, g_RV.T @ x_RD, g_RV.sum(0))
+    most_R1 = logits_RV.max(-1, keepdims=True)
+    lse_R1 = most_R1 + np.log(np.exp(logits_RV - most_R1).sum(-1, keepdims=True))
+    hits_RV = np.eye(pieces)[targets_R]
+    slope_RV *= weights_R[:, None]
+    g_RV = (np.exp(logits_RV - lse_R1) * (1 + 2 * z_loss * lse_R1) - hits_RV) * slope_RV
+    losses_R1 = lse_R1 - (logits_RV * hits_RV).sum(-1, keepdims=True) + z_loss * lse_R1**2
+    padding = (0, V - pieces)
+    grads = g_RV @ weight_VD, np.pad(g_RV.T @ x_RD, (padding, (0, 0))), np.pad(g_RV.sum(0), padding)
+    return (losses_R1[:, 0] * weights_R).sum(), grads
 
 
 # V x 1 is a row at a time, V x 5 leaves the last chunk short, V x 1000 is one chunk.
@@ -57,6 +68,34 @@ def test_loss_and_gradients_are_those_of_float64(rows, softcap, weighted, biased
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("softcap", [None, 4.0])
+@pytest.mark.parametrize(("pieces", "z_loss"), [(30, 0.0), (V, 0.1), (30, 0.1)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_padding_is_no_token_and_the_log_sum_exp_has_its_price(softcap, pieces, z_loss, dtype):
+    x_RD, weight_VD = (jnp.asarray(a, dtype) for a in (X_RD, W_VD))
+    weight_VD = weight_VD.at[pieces:].mul(100)  # were padding's logits read, they would be largest
+
+    def loss(x_RD, weight_VD, bias_V):
+        readout = Readout(x_RD, weight_VD, bias_V, softcap, chunk=V * 5)
+        return cross_entropy(readout, TARGETS_R % pieces, WEIGHTS_R, pieces=pieces, z_loss=z_loss)
+
+    expected, expected_grads = reference(
+        x_RD, weight_VD, BIAS_V, WEIGHTS_R, softcap, pieces, z_loss
+    )
+    arrays = x_RD, weight_VD, jnp.asarray(BIAS_V)
+    found, grads = jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(*arrays)
+    # Products of bfloat16 add up in float32; their gradients are rounded to 8 bits.
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(loss)(*arrays), expected, rtol=1e-6)
+    for got, want, array in zip(grads, expected_grads, arrays, strict=True):
+        assert got.dtype == array.dtype
+        rounding = {"rtol": 1e-5, "atol": 1e-5}
+        if dtype == "bfloat16":
+            rounding = {"rtol": 0, "atol": 2**-7 * np.abs(want).max()}
+        np.testing.assert_allclose(np.float32(got), want, **rounding)
+    assert not np.float32(grads[1])[pieces:].any() and not np.float32(grads[2])[pieces:].any()
+
+
 def test_logits_of_any_size_are_safe():
     readout = Readout(jnp.asarray(X_RD) * 1e4, jnp.asarray(W_VD))
     expected, _ = reference(X_RD * 1e4, W_VD, np.zeros(V), np.ones(R), None)
@@ -73,21 +112,32 @@ def test_leading_axes_and_the_cotangent_pass_through():
     np.testing.assert_allclose(found_BTD.reshape(R, D), 3 * expected_RD, rtol=1e-5, atol=1e-5)
 
 
-def test_no_array_of_all_logits_lives_in_the_program():
-    R, D, V, C = 512, 16, 640, 64
-    x_RD, weight_VD = jnp.zeros((R, D)), jnp.zeros((V, D))
-    targets_R = jnp.zeros(R, jnp.int32)
+@pytest.mark.parametrize("kind", ["next_token", "masked"])
+def test_no_array_of_all_logits_lives_in_a_train_step(kind):
+    B, T, V = 4, 64, 640
+    config = Config(
+        model=TransformerConfig(vocab_size=V, length=T, depth=1, width=16, heads=2, head_bias=True),
+        objective=ObjectiveConfig(kind=kind, mask_rate=0.5, z_loss=1e-4),
+    )
+    R = B * T if kind == "next_token" else B * T // 2  # targets
+    goal = objective.make(config.objective, V, 600, 1, [])
+    shapes = lambda create: jax.eval_shape(create, jax.random.key(0))  # noqa: E731
 
-    def program(chunk):
-        loss = lambda x, w: cross_entropy(Readout(x, w, chunk=chunk), targets_R, None)  # noqa: E731
-        return jax.jit(jax.grad(loss, (0, 1))).lower(x_RD, weight_VD).compile().as_text()
+    def largest(rows):
+        """Elements of the largest float32 array with V columns in the compiled program."""
+        model = dataclasses.replace(transformer.build(config.model, "cpu"), logits_chunk=rows * V)
+        tx = optimizers.adamw(config)
+        step = make_train_step(model, goal, tx, lambda progress: progress, 0)
+        state = shapes(lambda key: init_state(model.init(key), tx))
+        batch = Batch(jax.ShapeDtypeStruct((2, B, T + 1), np.int32))
+        progress = jax.ShapeDtypeStruct((), np.float32)
+        text = jax.jit(step, donate_argnums=0).lower(state, batch, progress).compile().as_text()
+        arrays = re.findall(r"f32\[([\d,]+)\]", text)
+        sizes = [[int(n) for n in shape.split(",")] for shape in arrays]
+        return max(np.prod(size) for size in sizes if V in size)
 
-    sizes = lambda text: {  # noqa: E731
-        int(np.prod([int(n) for n in shape.split(",")]))
-        for shape in re.findall(r"\w\[([\d,]+)", text)
-    }
-    assert max(sizes(program(R * V))) >= R * V  # the check sees them where they are
-    assert max(sizes(program(C * V))) < R * V // 4
+    assert largest(R) >= R * V  # the check sees them where they are
+    assert largest(R // 8) == R // 8 * V
 
 
 def test_gradients_are_made_in_the_compute_dtype():

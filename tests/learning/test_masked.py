@@ -131,7 +131,7 @@ def test_whole_words_are_predicted_whole():
 def test_the_loss_is_a_dense_one_of_the_same_draws(weighted):
     batch = some(64, weighted=weighted)
     tokens_BT, shown_BT, chosen_BT, sums = recorded(batch)
-    logits_BTV = np.float64(TABLE_VD)[shown_BT] @ np.float64(HEAD_VD).T
+    logits_BTV = np.float64(TABLE_VD)[shown_BT] @ np.float64(HEAD_VD[:PIECES]).T
     logits_BTV -= logits_BTV.max(-1, keepdims=True)
     lse_BT = np.log(np.exp(logits_BTV).sum(-1))
     losses_BT = lse_BT - np.take_along_axis(logits_BTV, tokens_BT[..., None], axis=-1)[..., 0]
@@ -140,6 +140,18 @@ def test_the_loss_is_a_dense_one_of_the_same_draws(weighted):
         count_BT = count_BT * batch.weights
     np.testing.assert_allclose(sums.loss, (losses_BT * count_BT).sum(), rtol=1e-5)
     assert sums.count == count_BT.sum()
+
+
+def test_the_gradient_is_a_dense_one_of_the_same_draws():
+    batch = some(64, weighted=True)
+    tokens_BT, shown_BT, chosen_BT, _ = recorded(batch)
+    logits_BTV = np.float64(TABLE_VD)[shown_BT] @ np.float64(HEAD_VD[:PIECES]).T
+    chances_BTV = np.exp(logits_BTV - logits_BTV.max(-1, keepdims=True))
+    chances_BTV /= chances_BTV.sum(-1, keepdims=True)
+    weights_BT = chosen_BT * (tokens_BT != BOS) * batch.weights
+    expected_BTD = (chances_BTV - np.eye(PIECES)[tokens_BT]) @ HEAD_VD[:PIECES]
+    found_BTD = gradient(batch, jax.random.key(0), ())
+    np.testing.assert_allclose(found_BTD, expected_BTD * weights_BT[..., None], atol=1e-5)
 
 
 def test_what_was_not_chosen_has_no_gradient():

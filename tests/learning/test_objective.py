@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lmjax.config import ConfigError, ObjectiveConfig
 from lmjax.data.loader import Batch
-from lmjax.learning.objective import next_token
+from lmjax.learning.objective import make, next_token
 from lmjax.models.model import Readout
 
 V = 16
@@ -69,3 +70,22 @@ def test_sums_add_up_over_any_split(weights_BT):
         added = jax.tree.map(jnp.add, *parts)
         np.testing.assert_allclose(added.loss, whole.loss, rtol=1e-6)
         np.testing.assert_allclose(added.count, whole.count, rtol=1e-6)
+
+
+def test_the_settings_reach_the_loss():
+    """Pieces and the price of the log-sum-exp, against float64."""
+    pieces, z_loss = 10, 0.1
+    tokens_BS = TOKENS_BS % pieces
+    goal = make(ObjectiveConfig(z_loss=z_loss), V, pieces, None, [])
+    found = goal(Bigram(), TABLE_VV, Batch(tokens_BS, WEIGHTS_BT), jax.random.key(0))
+    logits_BTV = np.float64(TABLE_VV)[tokens_BS[:, :-1], :pieces]
+    lse_BT = np.log(np.exp(logits_BTV).sum(-1))
+    target_BT = np.take_along_axis(logits_BTV, tokens_BS[:, 1:, None], axis=-1)[..., 0]
+    losses_BT = lse_BT - target_BT + z_loss * lse_BT**2
+    np.testing.assert_allclose(found.loss, (losses_BT * WEIGHTS_BT).sum(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("z_loss", [-1.0, float("inf")])
+def test_a_z_loss_out_of_range_is_refused(z_loss):
+    with pytest.raises(ConfigError, match=r"^objective.z_loss: expected "):
+        ObjectiveConfig(z_loss=z_loss)

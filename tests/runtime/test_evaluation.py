@@ -1,14 +1,17 @@
 """The whole split is read, each target once, whatever the batch."""
 
+import dataclasses
+
 import jax
+import jax.numpy as jnp
 import pytest
 
-from lmjax.config import TransformerConfig
+from lmjax.config import Config, ObjectiveConfig, TransformerConfig
 from lmjax.data import corpus as corpora
 from lmjax.data import packing
 from lmjax.learning import objective
 from lmjax.models import transformer
-from lmjax.runtime.evaluation import make_evaluator
+from lmjax.runtime.evaluation import make_evaluator, objective_and_bytes
 from lmjax.text.corpus import read_manifest
 
 
@@ -50,6 +53,21 @@ def test_max_rows_reads_fewer(parts, whole):
     some = evaluate(parts, 4, max_rows=10)
     assert 0 < some.tokens <= 10 * 32
     assert some.loss == pytest.approx(whole.loss, rel=0.1)
+
+
+def test_a_run_is_evaluated_without_z_loss_and_without_what_pads_its_vocabulary(parts, corpus):
+    model, params, table, _ = parts
+    opened = corpora.open_corpus(corpus)
+    wide = transformer.build(dataclasses.replace(model.config, vocab_size=576), "cpu")
+    grown = jax.tree.map(lambda a: a, params)
+    for name in ("embedding", "head"):
+        grown[name] = jnp.pad(params[name], ((0, 64), (0, 0)), constant_values=3.0)
+    config = Config(model=wide.config, objective=ObjectiveConfig(z_loss=0.5))
+    goal, bytes_V = objective_and_bytes(config, wide, opened)
+    found = make_evaluator(wide, goal, table, bytes_V, 4)(grown, 4)
+    expected = evaluate(parts, 4, max_rows=4)
+    assert found.loss == pytest.approx(expected.loss, rel=1e-6)
+    assert found.bits_per_byte == pytest.approx(expected.bits_per_byte, rel=1e-6)
 
 
 def test_no_bits_without_a_tokenizer(parts):

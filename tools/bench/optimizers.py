@@ -124,13 +124,14 @@ def main(
     length = config.model.length
     table = packing.pack(corpus.train, length, corpus.bos, config.batch.packing)
     held_out = packing.pack(corpus.validation, length, corpus.bos, config.batch.packing, cover=True)
-    evaluate = make_evaluator(model, objective.next_token, held_out, corpus.bytes_V, 16)
+    goal = partial(objective.next_token, pieces=corpus.vocab_size)
+    evaluate = make_evaluator(model, goal, held_out, corpus.bytes_V, 16)
     initialize = jax.jit(model.init)
 
     @jax.jit
     def gradient(params: Any, batch: loader.Batch) -> Any:
         def loss(params: Any) -> jax.Array:
-            sums = objective.next_token(model, params, batch, jax.random.key(0))
+            sums = goal(model, params, batch, jax.random.key(0))
             return sums.loss / sums.count
 
         return jax.grad(loss)(params)
