@@ -41,7 +41,9 @@ def cross_entropy(
     targets_R = targets.reshape(-1)
     R, V = targets_R.size, readout.weight_VD.shape[0]
     weights_R = jnp.ones(R) if weights is None else weights.reshape(-1).astype(jnp.float32)
-    N = -(-R * V // readout.chunk)
+    least = -(-R * V // readout.chunk)
+    # Chunks of one size where a few more make them so: filled up, all rows would be copied.
+    N = next((n for n in range(least, 2 * least) if R % n == 0), least)
     C = -(-R // N)
     # Rows that fill the last chunk weigh nothing.
     chunks = [

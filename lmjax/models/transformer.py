@@ -419,8 +419,11 @@ class Transformer:
         return nn.Sequential([dense, activate, _norm(c, self.dtype)])
 
     def _apply_norm(self, params: Params, name: str, x_BTD: jax.Array) -> jax.Array:
+        """A norm outside the blocks; computed again backward, so that no float32 of it is kept."""
         variables = {"params": params[name]} if name in params else {}
-        normed_BTD: jax.Array = _norm(self.config, self.dtype).apply(variables, x_BTD)  # type: ignore[assignment]
+        normed_BTD: jax.Array = jax.checkpoint(_norm(self.config, self.dtype).apply)(
+            variables, x_BTD
+        )
         return normed_BTD
 
     def _blocks(
@@ -436,27 +439,32 @@ class Transformer:
         turns = c.depth // c.period
         values = params.get("value_embedding")
 
-        def turn(x_BTD: jax.Array, inputs: Any) -> tuple[jax.Array, Any]:
+        def layer(i: int, x_BTD: jax.Array, inputs: Any, context: Context) -> tuple[jax.Array, Any]:
+            """The `i`-th of a turn. What it takes of its inputs it takes itself: were it given
+            slices, a scan would keep a copy of each for the backward pass."""
             layers, tables, caches, numbers_L = inputs
+            own, cache = jax.tree.map(lambda a: a[i], (layers, caches))
+            kind = c.window_pattern[i % len(c.window_pattern)]
+            window = c.window if kind == "S" else None
+            value_BTNK = None
+            if tables is not None and i % 2 == 1:
+                value_BTM = tables[i // 2][tokens_BT].astype(self.dtype)
+                value_BTNK = value_BTM.reshape(*tokens_BT.shape, c.KV, c.K)
+            if context.key is not None:
+                context = context._replace(key=jax.random.fold_in(context.key, numbers_L[i]))
+            made: tuple[jax.Array, Any] = self.block.apply(
+                {"params": own}, x_BTD, context, window, value_BTNK, cache
+            )
+            return made
+
+        def turn(x_BTD: jax.Array, inputs: Any) -> tuple[jax.Array, Any]:
             made = []
             for i in range(c.period):
-                layer, layer_cache = jax.tree.map(lambda a, i=i: a[i], (layers, caches))
-                kind = c.window_pattern[i % len(c.window_pattern)]
-                window = c.window if kind == "S" else None
-                value_BTNK = None
-                if tables is not None and i % 2 == 1:
-                    value_BTM = tables[i // 2][tokens_BT].astype(self.dtype)
-                    value_BTNK = value_BTM.reshape(*tokens_BT.shape, c.KV, c.K)
-                own = context
-                if context.key is not None:
-                    own = context._replace(key=jax.random.fold_in(context.key, numbers_L[i]))
-                run: Callable[..., Any] = functools.partial(self.block.apply, window=window)
+                run: Callable[..., Any] = functools.partial(layer, i)
                 # auto is chosen before training; without a gradient nothing is kept anyway.
                 if cache is None and c.remat not in ("none", "auto"):
                     run = jax.checkpoint(run, policy=_kept(c.remat))
-                x_BTD, layer_cache = run(
-                    {"params": layer}, x_BTD, own, value_BTNK=value_BTNK, cache=layer_cache
-                )
+                x_BTD, layer_cache = run(x_BTD, inputs, context)
                 made.append(layer_cache)
             return x_BTD, None if cache is None else jax.tree.map(lambda *a: jnp.stack(a), *made)
 

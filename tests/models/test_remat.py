@@ -66,6 +66,17 @@ def test_each_rung_computes_more_products_than_the_one_before():
     assert products == sorted(products) and len(set(products)) > 3
 
 
+@pytest.mark.parametrize("remat", RUNGS[1:])
+def test_a_scan_keeps_no_copy_of_its_weights(remat):
+    grad, model = gradient(remat, depth=4, unroll=1)
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    forward, _ = [e for e in grad.trace(params).jaxpr.eqns if e.primitive.name == "scan"]
+    kept = {variable.aval.shape[-2:] for variable in forward.outvars}
+    matrices = [a.shape[-2:] for a in jax.tree.leaves(params["blocks"]) if a.ndim == 3]
+    assert (32, 128) in matrices and (16, 32) in kept
+    assert not kept.intersection(matrices)
+
+
 @pytest.mark.parametrize("remat", RUNGS)
 def test_cudnn_attention_runs_forward_once_unless_nothing_is_kept(remat, monkeypatch):
     cudnn = sys.modules["jax._src.cudnn.fused_attention_stablehlo"]
