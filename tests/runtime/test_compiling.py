@@ -1,0 +1,56 @@
+"""GPT-2's step as XLA compiles it for an H100 that is not there: what runs, and what it takes."""
+
+import dataclasses
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from lmjax.config import load_config
+from lmjax.runtime import compiling, devices
+
+pytestmark = pytest.mark.skipif(
+    not compiling.available(), reason=f"needs XLA's compiler for GPUs: {compiling.INSTALL}"
+)
+
+GPT2 = Path(__file__).parents[2] / "configs" / "gpt2.py"
+PEAKS = tomllib.loads(Path(__file__).with_name("peaks.toml").read_text())
+XL = {"depth": 48, "width": 1600, "heads": 25, "unroll": 1}
+
+
+@pytest.fixture(scope="module")
+def compiler():
+    with pytest.MonkeyPatch.context() as patch, compiling.Compiler(GPT2) as compiler:
+        patch.setenv("XLA_FLAGS", "")  # as users compile
+        yield compiler
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "numbers", "forward"),
+    [
+        ("gpt2 none", 32, {}, 12),
+        ("gpt2 attention", 32, {}, 12),
+        ("gpt2-xl full", 8, XL, 2 * 48),
+    ],
+)
+def test_a_step_of_gpt2(compiler, name, rows, numbers, forward):
+    """AdamW, T 1024; `forward` counts the calls of attention, which only `full` makes twice."""
+    config = load_config(GPT2)
+    model = dataclasses.replace(config.model, remat=name.split()[1], **numbers)
+    batch = dataclasses.replace(config.batch, rows=rows, micro_rows=rows)
+    config = dataclasses.replace(config, model=model, batch=batch)
+    compiled = compiler.compile(config, devices.find("h100"))
+
+    assert compiled.path == "cudnn attention"
+    calls = {"fwd": 0.0, "bwd": 0.0}
+    for work in compiled.works:
+        if work.kind == "attention":
+            calls["bwd" if "bwd" in work.name else "fwd"] += work.times
+    assert calls == {"fwd": forward, "bwd": config.model.depth}
+
+    products = {work.dtypes for work in compiled.works if work.kind == "product"}
+    assert "bf16 x bf16" in products and "f32 x f32" not in products
+
+    peak = compiled.peak / 2**30
+    assert peak == pytest.approx(PEAKS[name]["found"], rel=0.05)
+    assert peak <= PEAKS[name]["most"]
