@@ -442,6 +442,10 @@ class ObjectiveConfig:
     z_loss: float = 0.0
     """What the squared log-sum-exp of each target's logits is multiplied with in the loss that is
     trained on and logged; PaLM's is 1e-4. Evaluation is without it."""
+    document_mask: bool = False
+    """Where a row holds several documents, each token knows its own alone, from its BOS on. Slow
+    (cuDNN's attention reads a bias for it), and of little use where rows begin with BOS. What goes
+    on from a document that was cut has no BOS: it counts with what stands before it in its row."""
 
     def __post_init__(self) -> None:
         _require(0 < self.mask_rate < 1, "objective.mask_rate", "between 0 and 1", self.mask_rate)
@@ -703,6 +707,12 @@ class Config:
             "schedule.kind",
             "wsd, since only a constant rate can be left at any step by branch_from",
             self.schedule.kind,
+        )
+        _require(
+            not self.objective.document_mask or self.model.kind == "transformer",
+            "objective.document_mask",
+            f"off, since a model of kind {self.model.kind} has no attention to mask",
+            self.objective.document_mask,
         )
         micro = self.batch.micro_rows
         _require(

@@ -33,6 +33,11 @@ class Sums:
 Objective = Callable[[Trained, Any, Batch, jax.Array], Sums]
 
 
+def _documents(tokens_BT: jax.Array, bos: int | None) -> dict[str, jax.Array]:
+    """What tells a model which tokens are of one document, by the BOS in a row; nothing without."""
+    return {} if bos is None else {"document_BT": jnp.cumsum(tokens_BT == bos, axis=1)}
+
+
 def next_token(
     model: Trained,
     params: Any,
@@ -41,11 +46,16 @@ def next_token(
     *,
     pieces: int | None = None,
     z_loss: float = 0.0,
+    bos: int | None = None,
 ) -> Sums:
-    """Cross entropy of each token given those before it; the last two are `cross_entropy`'s."""
+    """Cross entropy of each token given those before it, or, with `bos`, those of its document.
+
+    `pieces` and `z_loss` are as in `cross_entropy`.
+    """
     tokens_BS, weights_BT = batch
     inputs_BT, targets_BT = jnp.asarray(tokens_BS[:, :-1]), jnp.asarray(tokens_BS[:, 1:])
-    readout = model.readout(params, model.hidden(params, inputs_BT, key=key))
+    x_BTD = model.hidden(params, inputs_BT, key=key, **_documents(inputs_BT, bos))
+    readout = model.readout(params, x_BTD)
     summed = functools.partial(cross_entropy, readout, targets_BT, pieces=pieces, z_loss=z_loss)
     if weights_BT is None:
         return Sums(summed(None), jnp.asarray(targets_BT.size, jnp.float32))
@@ -90,7 +100,8 @@ def masked(
         shown_BP = jnp.where(weights_BP > 0, shown_BP, targets_BP)
         inputs_BT = tokens_BT.at[jnp.arange(B)[:, None], at_BP].set(shown_BP)
 
-        x_BTD = model.hidden(params, inputs_BT, key=dropout)
+        documents = _documents(tokens_BT, bos if config.document_mask else None)
+        x_BTD = model.hidden(params, inputs_BT, key=dropout, **documents)
         x_BPD = jnp.take_along_axis(x_BTD, at_BP[..., None], axis=1)
         readout = model.readout(params, x_BPD)
         loss = cross_entropy(readout, targets_BP, weights_BP, pieces=pieces, z_loss=config.z_loss)
@@ -104,10 +115,20 @@ def make(
 ) -> Objective:
     """The objective of a run; `pieces` of the tokenizer, none where the corpus came without one.
 
-    Raises ConfigError where the model has no row for the mask.
+    Raises ConfigError where the model has no row for the mask, or nothing tells documents apart.
     """
+    if config.document_mask and bos is None:
+        raise ConfigError(
+            "objective.document_mask: expected a corpus with a tokenizer, whose BOS begins each "
+            "document, found none; prepare one, or leave it off"
+        )
     if config.kind == "next_token":
-        return functools.partial(next_token, pieces=pieces, z_loss=config.z_loss)
+        return functools.partial(
+            next_token,
+            pieces=pieces,
+            z_loss=config.z_loss,
+            bos=bos if config.document_mask else None,
+        )
     known = V if pieces is None else pieces
     mask_id = known if config.mask_id is None else config.mask_id
     if not 0 <= mask_id < V:

@@ -37,6 +37,12 @@ def choose(config: TransformerConfig, platform: str, dtype: jnp.dtype) -> Implem
             config.K,
         ),
         (config.length % 2 == 0, "model.length", "an even number for cudnn", config.length),
+        (
+            config.causal or "S" not in config.window_pattern,
+            "model.window_pattern",
+            "no S for cudnn, since model.causal is off",
+            config.window_pattern,
+        ),
     ]
     for holds, key, expected, found in rules:
         if not holds:
@@ -58,20 +64,28 @@ def attend(
     implementation: Implementation,
     prefix_B: jax.Array | None = None,
     length_B: jax.Array | None = None,
+    document_BT: jax.Array | None = None,
 ) -> jax.Array:
     """Attention within rows: of each position to itself and those before it, or to all.
 
     `window` bounds the distance: at most that many positions, itself included. Positions below
-    `prefix_B` are seen by all of their row; those from `length_B` on (padding) by none.
+    `prefix_B` are seen by all of their row; those from `length_B` on (padding) by none. With
+    `document_BT`, numbers of documents, each position sees its own document alone. That is slow:
+    cuDNN's public interface knows of no documents and reads a bias of T x T numbers a row, with
+    nothing skipped; and blocks of the xla path are computed whole as before.
     """
     if implementation == "cudnn":
         if prefix_B is not None:
             raise ConfigError("model.attention: expected xla for a bidirectional prefix")
         back = None if window is None else window - 1
+        same_B1TT = None
+        if document_BT is not None:
+            same_B1TT = document_BT[:, None, :, None] == document_BT[:, None, None, :]
         return jax.nn.dot_product_attention(
             q_BTHK,
             k_BTNK,
             v_BTNK,
+            mask=same_B1TT,
             scale=scale,
             is_causal=causal,
             local_window_size=None if back is None else (back, 0 if causal else back),
@@ -101,6 +115,9 @@ def attend(
                 window=window,
                 prefix_B=prefix_B,
                 length_B=length_B,
+                documents=None
+                if document_BT is None
+                else (document_BT[:, start:stop], document_BT[:, first:last]),
             )
         )
     return checkpoint_name(jnp.concatenate(blocks, axis=1), "attention")
@@ -118,10 +135,12 @@ def seen_by(
     window: int | None = None,
     prefix_B: jax.Array | None = None,
     length_B: jax.Array | None = None,
+    documents: tuple[jax.Array, jax.Array] | None = None,
 ) -> jax.Array:
     """Attention of queries at `positions_BT` to keys at `first`, `first` + 1, ...
 
-    Statistics in float32. What is seen is as in `attend`.
+    Statistics in float32. What is seen is as in `attend`; `documents` are those of queries [B, T]
+    and of keys [B, S].
     """
     B, T, H, K = q_BTHK.shape
     N = k_BSNK.shape[2]
@@ -138,6 +157,9 @@ def seen_by(
         seen_BTS |= keys_S < prefix_B[:, None, None]
     if length_B is not None:
         seen_BTS &= keys_S < length_B[:, None, None]
+    if documents is not None:
+        document_BT, document_BS = documents
+        seen_BTS &= document_BT[:, :, None] == document_BS[:, None]
     scores_BNRTS = jnp.where(seen_BTS[:, None, None], scores_BNRTS * scale, _UNSEEN)
     weights_BNRTS = jax.nn.softmax(scores_BNRTS, axis=-1).astype(v_BSNK.dtype)
     mixed_BTNRK = jnp.einsum("bnrts,bsnk->btnrk", weights_BNRTS, v_BSNK)

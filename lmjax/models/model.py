@@ -48,7 +48,10 @@ class Trained(Protocol):
     """What the step needs of a model."""
 
     def hidden(self, params: Any, tokens_BT: jax.Array, *, key: jax.Array | None) -> jax.Array:
-        """The state of each position, [B, T, D]; dropout, if any, draws from `key`."""
+        """The state of each position, [B, T, D]; dropout, if any, draws from `key`.
+
+        A Transformer takes `document_BT` as well, the number of each token's document.
+        """
 
     def readout(self, params: Any, x_D: jax.Array) -> Readout:
         """What states, all or some of them, say of the token to predict."""

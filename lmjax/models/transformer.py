@@ -41,6 +41,7 @@ class Context(NamedTuple):
     start_BTD: jax.Array | None = None
     prefix_B: jax.Array | None = None
     length_B: jax.Array | None = None
+    document_BT: jax.Array | None = None
     key: jax.Array | None = None
 
 
@@ -147,6 +148,7 @@ class Block(nn.Module):
                 implementation=self.implementation,
                 prefix_B=context.prefix_B,
                 length_B=context.length_B,
+                document_BT=context.document_BT,
             )
         else:
             at = jnp.arange(h_BTD.shape[0])[:, None], context.positions_BT
@@ -300,15 +302,23 @@ class Transformer:
         *,
         prefix_B: jax.Array | None = None,
         length_B: jax.Array | None = None,
+        document_BT: jax.Array | None = None,
         types_BT: jax.Array | None = None,
     ) -> jax.Array:
         """Logits of the token after each position (of the position itself, where not causal).
 
         float32 [B, T, V]; T is at most `length`. Optional, a number a row: tokens of a prefix that
-        sees itself whole (Raffel et al. 2020), and tokens that are not padding.
+        sees itself whole (Raffel et al. 2020), and tokens that are not padding. Optional, a number
+        a token: its document, of which alone it then knows (slow: see `attention.attend`); a new
+        document has another number than the one before it.
         """
         x_BTD = self.hidden(
-            params, tokens_BT, prefix_B=prefix_B, length_B=length_B, types_BT=types_BT
+            params,
+            tokens_BT,
+            prefix_B=prefix_B,
+            length_B=length_B,
+            document_BT=document_BT,
+            types_BT=types_BT,
         )
         return self.readout(params, x_BTD).logits()
 
@@ -320,6 +330,7 @@ class Transformer:
         key: jax.Array | None = None,
         prefix_B: jax.Array | None = None,
         length_B: jax.Array | None = None,
+        document_BT: jax.Array | None = None,
         types_BT: jax.Array | None = None,
     ) -> jax.Array:
         """The residual stream after the last block, [B, T, D]; arguments as in `apply`.
@@ -331,9 +342,12 @@ class Transformer:
             raise ValueError(f"tokens_BT: expected rows of at most {self.config.length}, found {T}")
         positions_BT = jnp.arange(T)[None]
         before_BT = jnp.pad(tokens_BT[:, :-1], ((0, 0), (1, 0)))
-        x_BTD = self._embed(params, tokens_BT, before_BT, positions_BT, types_BT)
+        first_BT = positions_BT == 0
+        if document_BT is not None:
+            first_BT |= document_BT != jnp.pad(document_BT[:, :-1], ((0, 0), (1, 0)))
+        x_BTD = self._embed(params, tokens_BT, before_BT, positions_BT, first_BT, types_BT)
         x_BTD = _drop(self.config.dropout, x_BTD, key, self.config.depth)
-        context = Context(positions_BT, x_BTD, prefix_B, length_B, key)
+        context = Context(positions_BT, x_BTD, prefix_B, length_B, document_BT, key)
         return self._blocks(params, tokens_BT, x_BTD, context, None)[0]
 
     def readout(self, params: Params, x_D: jax.Array) -> Readout:
@@ -374,7 +388,7 @@ class Transformer:
         rows_B1 = jnp.arange(tokens_BT.shape[0])[:, None]
         tokens_BS = cache.tokens_BS.at[rows_B1, positions_BT].set(tokens_BT)
         before_BT = tokens_BS[rows_B1, positions_BT - 1]
-        x_BTD = self._embed(params, tokens_BT, before_BT, positions_BT, None)
+        x_BTD = self._embed(params, tokens_BT, before_BT, positions_BT, positions_BT == 0, None)
         context = Context(positions_BT, x_BTD, prefix_B)
         x_BTD, kv_LBSNK = self._blocks(
             params, tokens_BT, x_BTD, context, (cache.k_LBSNK, cache.v_LBSNK)
@@ -388,8 +402,10 @@ class Transformer:
         tokens_BT: jax.Array,
         before_BT: jax.Array,
         positions_BT: jax.Array,
+        first_BT: jax.Array,
         types_BT: jax.Array | None,
     ) -> jax.Array:
+        """Tokens as the first block reads them; before the `first_BT` nothing stands."""
         # Gathered in float32 and cast after: the gradient then adds up in float32 as well.
         c = self.config
         x_BTD = params["embedding"][tokens_BT]
@@ -407,7 +423,7 @@ class Transformer:
             if c.embedding_norm:
                 before_BTD = self._apply_norm(params, "embedding_norm", before_BTD)
             gate_BT = nn.sigmoid(x_BTD[..., :_GATE_CHANNELS] @ params["smear_gate"])
-            share_BT = jnp.where(positions_BT > 0, params["smear"] * gate_BT, 0)
+            share_BT = jnp.where(first_BT, 0, params["smear"] * gate_BT)
             x_BTD += share_BT[..., None] * before_BTD
         return x_BTD.astype(self.dtype)
 

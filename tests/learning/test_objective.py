@@ -1,14 +1,17 @@
 """Which token is predicted from which, and sums that add up."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lmjax.config import ConfigError, ObjectiveConfig
+from lmjax.config import Config, ConfigError, LSTMConfig, ObjectiveConfig
 from lmjax.data.loader import Batch
 from lmjax.learning.objective import make, next_token
 from lmjax.models.model import Readout
+from lmjax.models.transformer import build
 
 V = 16
 RNG = np.random.default_rng(0)
@@ -89,3 +92,45 @@ def test_the_settings_reach_the_loss():
 def test_a_z_loss_out_of_range_is_refused(z_loss):
     with pytest.raises(ConfigError, match=r"^objective.z_loss: expected "):
         ObjectiveConfig(z_loss=z_loss)
+
+
+# ---- Documents in a row
+
+BOS = 1
+PACKED_BS = np.array([[1, 4, 5, 6, 7, 1, 8, 9, 10, 11, 12, 1, 13]], np.int32)
+SECOND_BT = np.array([[0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 0, 0]], np.float32)
+
+
+@pytest.mark.parametrize("kind", ["next_token", "masked"])
+@pytest.mark.parametrize("document_mask", [False, True])
+def test_what_a_document_costs_depends_on_no_other_where_they_are_masked(
+    model, params, kind, document_mask
+):
+    if kind == "masked":
+        model = build(dataclasses.replace(model.config, causal=False), "cpu")
+    config = ObjectiveConfig(kind=kind, document_mask=document_mask, mask_rate=0.3)
+    goal = make(config, 24, 20, BOS, [])
+
+    @jax.jit
+    def cost(tokens_BS):
+        """Of the second document's targets, and its gradient by the embedding."""
+        batch = Batch(tokens_BS, jnp.asarray(SECOND_BT))
+        loss = lambda params: goal(model, params, batch, jax.random.key(0)).loss  # noqa: E731
+        value, grads = jax.value_and_grad(loss)(params)
+        return value, grads["embedding"]
+
+    others_BS = PACKED_BS.copy()
+    others_BS[0, 1:5] = [14, 15, 16, 17]
+    others_BS[0, 12] = 18
+    (value, grad_VD), (other, other_VD) = jax.device_get((cost(PACKED_BS), cost(others_BS)))
+    assert (abs(value - other) < 1e-5) == document_mask
+    unseen = [4, 5, 6, 7, 13, *range(14, 19)]
+    assert (not grad_VD[unseen].any() and not other_VD[unseen].any()) == document_mask
+    assert grad_VD[8:13].any() and grad_VD[BOS].any()
+
+
+def test_documents_need_a_bos_and_a_model_that_attends():
+    with pytest.raises(ConfigError, match=r"^objective.document_mask: expected a corpus with"):
+        make(ObjectiveConfig(document_mask=True), V, None, None, [])
+    with pytest.raises(ConfigError, match=r"^objective.document_mask: expected off, .* lstm"):
+        Config(model=LSTMConfig(), objective=ObjectiveConfig(document_mask=True))

@@ -15,7 +15,17 @@ def config(**numbers) -> TransformerConfig:
     return TransformerConfig(**{"width": 64, "heads": 4, "length": 32, **numbers})
 
 
-def plain(q_BTHK, k_BTNK, v_BTNK, scale, window, causal=True, prefix_B=None, length_B=None):
+def plain(
+    q_BTHK,
+    k_BTNK,
+    v_BTNK,
+    scale,
+    window,
+    causal=True,
+    prefix_B=None,
+    length_B=None,
+    document_BT=None,
+):
     """All T x T scores at once, in float64; key heads repeated for their query heads."""
     repeats = q_BTHK.shape[2] // k_BTNK.shape[2]
     q, k, v = (np.asarray(a, np.float64) for a in (q_BTHK, k_BTNK, v_BTNK))
@@ -26,7 +36,9 @@ def plain(q_BTHK, k_BTNK, v_BTNK, scale, window, causal=True, prefix_B=None, len
     for row, unseen in enumerate(scores):
         below = s < (0 if prefix_B is None else prefix_B[row])
         beyond = s >= (len(t) if length_B is None else length_B[row])
-        unseen[:, (hidden & ~below) | beyond] = -np.inf
+        document_T = np.zeros(len(t)) if document_BT is None else document_BT[row]
+        foreign = document_T[:, None] != document_T
+        unseen[:, (hidden & ~below) | beyond | foreign] = -np.inf
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     return np.einsum("bhts,bshk->bthk", weights / weights.sum(-1, keepdims=True), v)
 
@@ -76,6 +88,21 @@ def test_an_encoder_a_prefix_and_padding(causal, window, prefix_B, length_B):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("window", [None, 70])
+def test_documents_do_not_see_each_other(causal, window):
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.normal(size=(2, 150, heads, 8)).astype(np.float32) for heads in (4, 2, 2))
+    document_BT = np.cumsum(rng.random((2, 150)) < 0.03, axis=1)
+    assert 2 < document_BT[:, -1].min() and document_BT[0, 0] == 0
+    attend = functools.partial(
+        attention.attend, causal=causal, scale=0.3, window=window, implementation="xla"
+    )
+    found = jax.jit(attend)(q, k, v, document_BT=jnp.asarray(document_BT))
+    expected = plain(q, k, v, 0.3, window, causal, document_BT=document_BT)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_cudnn_is_refused_for_a_prefix():
     q = jnp.ones((1, 4, 2, 8), jnp.bfloat16)
     with pytest.raises(ConfigError, match=r"^model.attention: "):
@@ -119,6 +146,12 @@ def test_xla_is_taken_as_asked_on_any_device():
         ({"head_width": 20}, "gpu", "bfloat16", "model.head_width"),
         ({"head_width": 136}, "gpu", "bfloat16", "model.head_width"),
         ({"length": 33}, "gpu", "bfloat16", "model.length"),
+        (
+            {"causal": False, "window": 4, "window_pattern": "S"},
+            "gpu",
+            "bfloat16",
+            "model.window_pattern",
+        ),
     ],
 )
 def test_a_rule_of_cudnn_that_is_broken_is_named(numbers, platform, dtype, key):

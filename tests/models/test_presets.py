@@ -237,6 +237,29 @@ def test_an_encoder_sees_both_sides_but_no_padding(tiny, randomised):
     assert (seen_TS[:9, :9]).all() and not seen_TS[:9, 9:].any()
 
 
+DOCUMENTS_BT = jnp.array([[0, 0, 0, 0, 0, 1, 1, 2, 2, 2, 2, 2]])
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "bert"])
+def test_documents_know_nothing_of_each_other(tiny, randomised, kind):
+    model = tiny(kind)
+    seen_TS = influence(model, randomised(model), document_BT=DOCUMENTS_BT) > 0
+    t, s = np.indices(seen_TS.shape)
+    same_TS = DOCUMENTS_BT[0, t] == DOCUMENTS_BT[0, s]
+    assert (seen_TS == (same_TS & ((s <= t) | (kind == "bert")))).all()
+
+
+@pytest.mark.parametrize("kind", ["nanochat", "llama", "speedrun"])
+def test_documents_of_a_row_are_computed_as_if_each_were_alone(tiny, randomised, kind):
+    """Rotary positions tell distances alone, and windows and smear end at a document's start."""
+    model = tiny(kind)
+    params = randomised(model)
+    found_TV = logits(model, params, TOKENS_BT[:1], document_BT=DOCUMENTS_BT)[0]
+    for part in (slice(0, 5), slice(5, 7), slice(7, 12)):
+        alone_TV = logits(model, params, TOKENS_BT[:1, part])[0]
+        np.testing.assert_allclose(found_TV[part], alone_TV, rtol=1e-3, atol=1e-4)
+
+
 def test_windows_of_an_encoder_reach_to_both_sides(tiny, randomised):
     model = tiny("bert", window=3, window_pattern="S", depth=1)
     seen_TS = influence(model, randomised(model)) > 0

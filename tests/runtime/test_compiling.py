@@ -54,3 +54,24 @@ def test_a_step_of_gpt2(compiler, name, rows, numbers, forward):
     peak = compiled.peak / 2**30
     assert peak == pytest.approx(PEAKS[name]["found"], rel=0.05)
     assert peak <= PEAKS[name]["most"]
+
+
+@pytest.mark.parametrize(
+    "numbers", [{"causal": False}, {"window": 64, "window_pattern": "SL", "kv_heads": 4}]
+)
+def test_documents_are_told_apart_by_cudnn(compiler, numbers):
+    """Forward and backward take a bias where documents are masked, and none otherwise."""
+    config = load_config(GPT2)
+    model = dataclasses.replace(config.model, depth=2, vocab_size=512, length=256, **numbers)
+    batch = dataclasses.replace(config.batch, rows=4, micro_rows=4)
+    config = dataclasses.replace(config, model=model, batch=batch)
+    masked = dataclasses.replace(config.objective, document_mask=True)
+    moved = []
+    for objective in (config.objective, masked):
+        asked = dataclasses.replace(config, objective=objective)
+        works = compiler.compile(asked, devices.find("h100")).works
+        calls = [work for work in works if work.kind == "attention"]
+        assert sum(work.times for work in calls) == 4
+        moved.append([work.bytes for work in calls])
+    bias = 2 * 256 * 256  # bfloat16, a row
+    assert all(more - less >= bias for less, more in zip(*moved, strict=True))
