@@ -33,6 +33,11 @@ class Sums:
 Objective = Callable[[Trained, Any, Batch, jax.Array], Sums]
 
 
+def predicted(config: ObjectiveConfig, length: int) -> int:
+    """Positions of a row of `length` tokens that the head is computed for."""
+    return length if config.kind == "next_token" else max(1, round(config.mask_rate * length))
+
+
 def _documents(tokens_BT: jax.Array, bos: int | None) -> dict[str, jax.Array]:
     """What tells a model which tokens are of one document, by the BOS in a row; nothing without."""
     return {} if bos is None else {"document_BT": jnp.cumsum(tokens_BT == bos, axis=1)}
@@ -84,7 +89,7 @@ def masked(
         if config.whole_words:
             word_BT = jnp.cumsum(jnp.asarray(word_starts_V)[tokens_BT], axis=1) % T
             rank_BT = jnp.take_along_axis(rank_BT, word_BT, axis=1)
-        P = max(1, round(config.mask_rate * T))
+        P = predicted(config, T)
         rank_BT = jnp.where(weights_BT > 0, rank_BT, -1.0)
         ranks_BP, at_BP = jax.lax.top_k(rank_BT, P)
         targets_BP, weights_BP = (

@@ -152,9 +152,9 @@ class LSTM:
     def without_dropout(self) -> Self:
         return dataclasses.replace(self, config=dataclasses.replace(self.config, dropout=0.0))
 
-    def flops_per_token(self) -> float:
+    def flops_per_token(self, predicted: float = 1.0) -> float:
         c = self.config
-        return 6 * (c.depth * 8 * c.width**2 + self.V * c.width)
+        return 6 * (c.depth * 8 * c.width**2 + predicted * self.V * c.width)
 
     def _layers(
         self,

@@ -99,11 +99,13 @@ class Model(Trained, Protocol):
     def without_dropout(self) -> Self:
         """The same model as it is evaluated."""
 
-    def flops_per_token(self) -> float:
+    def flops_per_token(self, predicted: float = 1.0) -> float:
         """Floating-point operations a token costs to train on, forward and backward.
 
-        The convention of nanoGPT and PaLM's appendix B: 6 for each weight of a matrix product (the
-        embedding is a look-up and counts nothing, the head counts), and attention as it is seen.
+        Those of matrix products alone, as in PaLM's appendix B: 6 for each weight (the embedding is
+        a look-up and counts nothing), and attention for the keys that are seen. `predicted` is the
+        share of positions that the head is computed for. What rematerialisation computes again
+        counts nothing: utilisation by this number is MFU, of the model, not of the hardware.
         """
 
 

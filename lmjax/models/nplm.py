@@ -102,10 +102,10 @@ class NPLM:
     def without_dropout(self) -> Self:
         return self
 
-    def flops_per_token(self) -> float:
+    def flops_per_token(self, predicted: float = 1.0) -> float:
         c = self.config
         E = c.context * c.width
-        return 6 * (E * c.hidden + self.V * (c.hidden + E * c.direct))
+        return 6 * (E * c.hidden + predicted * self.V * (c.hidden + E * c.direct))
 
     def _layer(self, params: Params, words: list[jax.Array]) -> jax.Array:
         hidden = params["blocks"]["hidden"]

@@ -252,9 +252,9 @@ class Transformer:
     def without_dropout(self) -> Self:
         return dataclasses.replace(self, config=dataclasses.replace(self.config, dropout=0.0))
 
-    def flops_per_token(self) -> float:
+    def flops_per_token(self, predicted: float = 1.0) -> float:
         """As `flops_per_token` counts them."""
-        return flops_per_token(self.config, self.V)
+        return flops_per_token(self.config, self.V, predicted)
 
     def init(self, key: jax.Array) -> Params:
         """Fresh parameters; blocks are stacked on a leading axis L."""
@@ -503,25 +503,28 @@ class Transformer:
         return x_BTD, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), caches)
 
 
-def flops_per_token(config: TransformerConfig, vocab_size: int) -> float:
+def flops_per_token(config: TransformerConfig, vocab_size: int, predicted: float = 1.0) -> float:
     """Floating-point operations a token costs to train on, forward and backward, at full length.
 
-    The convention of nanoGPT and PaLM's appendix B, with causal attention counted once: 6 for each
-    weight of a matrix product (the embedding is a look-up and counts nothing, the head counts), and
-    12 x keys seen x head width for each query head of each layer.
+    As `Model.flops_per_token` has it: 6 for each weight of a matrix product, the head's for the
+    positions `predicted` alone, and 12 x keys seen x head width for each query head of each layer.
+    Keys seen are half a row on average where attention is causal, and what windows leave of them;
+    PaLM and nanoGPT count a whole row.
     """
     c = config
     attend = 2 * c.heads * c.K * c.width + 2 * c.KV * c.K * c.width
     matrices = 3 if c.activation in ("swiglu", "geglu") else 2
-    weights = c.depth * (attend + matrices * c.width * c.F) + vocab_size * c.width
-    weights += c.width**2 * c.head_transform
+    weights = c.depth * (attend + matrices * c.width * c.F)
+    weights += c.depth // 2 * _GATE_CHANNELS * c.KV * c.value_embeddings
+    weights += _GATE_CHANNELS * c.smear
+    head = (vocab_size + c.width * c.head_transform) * c.width
     T = c.length
     seen = {"L": (T + 1) / 2 if c.causal else T}
     if c.window is not None:
         w = min(c.window, T)
         seen["S"] = (w * (w + 1) / 2 + (T - w) * w) / T * (1 if c.causal else 2) - (not c.causal)
     keys = sum(seen[kind] for kind in c.window_pattern) * (c.depth / len(c.window_pattern))
-    return 6 * weights + 12 * keys * c.heads * c.K
+    return 6 * (weights + predicted * head) + 12 * keys * c.heads * c.K
 
 
 def build(config: TransformerConfig, platform: str) -> Transformer:

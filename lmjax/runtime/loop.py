@@ -104,7 +104,8 @@ def train(
     key = jax.random.key(config.seed)
     create = jax.jit(lambda key: init_state(model.init(key), tx), out_shardings=sharding)
     shapes = jax.eval_shape(create, key)
-    plan = _plan(model, here, corpus, shapes, table, held_out, choice)
+    flops = model.flops_per_token(objective.predicted(config.objective, length) / length)
+    plan = _plan(model, flops, here, corpus, shapes, table, held_out, choice)
     run_folder.check_plan(run, plan)
     if config.replay is not None:
         run_folder.check_plan(Path(config.replay), plan)
@@ -172,7 +173,6 @@ def train(
 
     # ---- Loop
     saver = checkpoint.Saver(checkpoints, config.checkpoint.keep)
-    flops = model.flops_per_token()
     seen = feed.position * length
     record = Record(run, config, events, ledger, feed, step, seen, flops, here.peak_flops)
     resumed_at, last_save = step if source else None, ledger.elapsed()
@@ -279,6 +279,7 @@ def _branch(config: Config, step: int) -> dict[str, Any]:
 
 def _plan(
     model: Model,
+    flops: float,
     here: device.Device,
     corpus: Corpus,
     shapes: TrainState,
@@ -295,7 +296,7 @@ def _plan(
             "optimizer": run_folder.digest(repr(shapes.opt_state)),
         },
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(shapes.params)),
-        "flops_per_token": model.flops_per_token(),
+        "flops_per_token": flops,
         "dtype": model.dtype.name,
         "path": model.path,
         "device": here._asdict(),

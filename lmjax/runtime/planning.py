@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from rich.table import Table
 
 from lmjax.config import Config, Recipe
+from lmjax.learning import objective
 from lmjax.models.build import build
 from lmjax.runtime import blueprint, console, device, devices, measuring, roofline, sizing
 from lmjax.runtime.compiling import Compiled
@@ -74,7 +75,8 @@ def make(recipe: Recipe, card: Card, compile_it: Compile | None, price: float | 
     choice = sizing.choose(config, limit, peak)
     config = sizing.applied(config, choice.micro_rows, choice.remat)
     compiled = compiled_for(config) if compiled_for is not None else None
-    flops = model.flops_per_token()
+    length = config.model.length
+    flops = model.flops_per_token(objective.predicted(config.objective, length) / length)
     if compiled is None:
         spent = None
         tokens = config.batch.rows * config.model.length
@@ -227,6 +229,8 @@ def say_measured(recipe: Recipe, price: float | None) -> dict[str, Any]:
     found = compare(recipe._replace(config=config))
     model = build(config.model, here.platform)
     parameters = blueprint.parameters(config)
+    length = config.model.length
+    flops = model.flops_per_token(objective.predicted(config.objective, length) / length)
     card = dataclasses.replace(
         devices.find("h100"), key="here", name=here.name, tflops=here.peak_flops / 1e12, watts=0.0
     )
@@ -237,7 +241,7 @@ def say_measured(recipe: Recipe, price: float | None) -> dict[str, Any]:
             card,
             parameters=parameters,
             state_bytes=12.0 * parameters,
-            flops_per_token=model.flops_per_token(),
+            flops_per_token=flops,
             step_seconds=seconds,
             price_per_hour=price,
         )

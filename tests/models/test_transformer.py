@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from lmjax.config import ConfigError, TransformerConfig
-from lmjax.models import attention
-from lmjax.models.transformer import build, flops_per_token
+from lmjax.models.transformer import build
 
 TOKENS_BT = np.random.default_rng(0).permuted(np.tile(np.arange(12), (3, 1)), axis=1)
 
@@ -344,47 +343,6 @@ def test_layers_start_with_different_weights_and_neutral_norms(tiny):
     for name, leaves in blocks.items():
         assert (leaves["bias"] == 0).all()
         assert "scale" not in leaves or (leaves["scale"] == 1).all(), name
-
-
-# ---- Arithmetic
-
-
-def products(jaxpr) -> int:
-    """Floating-point operations of the matrix products in a program, loops run through."""
-    total = 0
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            left = equation.invars[0].aval.shape
-            inner = math.prod(left[axis] for axis in contracted)
-            total += 2 * math.prod(equation.outvars[0].aval.shape) * inner
-        times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
-        total += times * sum(map(products, jax.extend.core.jaxprs_in_params(equation.params)))
-    return total
-
-
-@pytest.mark.parametrize(
-    ("kind", "numbers"),
-    [
-        ("nanochat", {}),
-        ("nanochat", {"kv_heads": 2, "head_width": 6, "ff_width": 20}),
-        ("nanochat", {"window": 4, "window_pattern": "SL", "depth": 4}),
-        ("nanochat", {"window": 50, "window_pattern": "S"}),
-        ("gpt2", {}),
-        ("llama", {}),
-        ("bert", {}),
-    ],
-)
-def test_flops_are_the_matrix_products_of_forward_and_backward(
-    tiny, randomised, monkeypatch, kind, numbers
-):
-    # In blocks of one query, attention computes exactly the scores that are seen and no others.
-    monkeypatch.setattr(attention, "_XLA_BLOCK", 1)
-    model = tiny(kind, length=6, **numbers)
-    tokens_BT = np.zeros((2, 6), np.int32)
-    step = jax.make_jaxpr(jax.grad(lambda params: model.apply(params, tokens_BT).sum()))
-    counted = products(step(randomised(model)).jaxpr)
-    assert counted == flops_per_token(model.config, model.V) * tokens_BT.size
 
 
 # ---- Refusals
