@@ -40,6 +40,11 @@ def init_state(params: Any, tx: optax.GradientTransformation) -> TrainState:
     return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
 
 
+def _multiplies(function: Callable[..., Any], *arguments: Any) -> bool:
+    """Whether there is a matrix product in a function's program, as there is in Muon's."""
+    return "dot_general" in str(jax.make_jaxpr(function)(*arguments))
+
+
 def make_train_step(
     model: Trained,
     objective: Objective,
@@ -73,21 +78,29 @@ def make_train_step(
             )
             return jax.tree.map(jnp.add, carry, (grads, sums)), None
 
+        def update(sums: Sums, grads: Any, opt_state: Any, params: Any) -> tuple[Any, ...]:
+            """The norm of the mean gradient, that of the update, parameters and state after it."""
+            grads = jax.tree.map(lambda g: g / sums.count, grads)
+            updates, opt_state = tx.update(grads, opt_state, params, progress=progress)
+            norms = optax.tree.norm(grads), optax.tree.norm(updates)
+            return *norms, optax.apply_updates(params, updates), opt_state
+
         G = batch.tokens.shape[0]
         zeros = jax.tree.map(jnp.zeros_like, state.params), Sums(jnp.zeros(()), jnp.zeros(()))
         (grads, sums), _ = jax.lax.scan(accumulate, zeros, (jnp.arange(G), batch))
-        grads = jax.tree.map(lambda g: g / sums.count, grads)
-
-        grad_norm = optax.tree.norm(grads)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params, progress=progress)
-        params = optax.apply_updates(state.params, updates)
+        given = sums, grads, state.opt_state, state.params
+        grad_norm, update_norm, params, opt_state = update(*given)
         mean_loss = sums.loss / sums.count
-        told = jnp.stack([mean_loss, grad_norm, optax.tree.norm(updates)])
-        finite = jnp.isfinite(told).all()
+        finite = jnp.isfinite(jnp.stack([mean_loss, grad_norm, update_norm])).all()
+        if not _multiplies(update, *given):
+            # Whether an update is finite is known once all of it is, and to keep it until then
+            # takes 4 bytes a parameter: what is cheap is computed anew instead.
+            finite, given = jax.lax.optimization_barrier((finite, given))
+            *_, params, opt_state = update(*given)
         params, opt_state = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old),
             (params, opt_state),
-            (state.params, state.opt_state),
+            (given[3], given[2]),
         )
         metrics = Metrics(mean_loss, grad_norm, learning_rate(progress), 1.0 - finite)
         return TrainState(state.step + 1, params, opt_state), metrics

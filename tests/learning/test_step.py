@@ -139,8 +139,28 @@ def test_an_infinite_gradient_of_a_finite_loss_drops_the_update():
     assert (state.params["embedding"] == 1).all()
 
 
-def test_an_infinite_update_of_a_finite_gradient_is_dropped():
-    tx = optax.chain(optax.trace(0.9), optax.scale_by_schedule(lambda count: 1 / (count - 1)))
+def multiplied() -> optax.GradientTransformation:
+    """Leaves updates as they are, with a product for each."""
+    return optax.stateless(lambda updates, _: jax.tree.map(lambda u: u @ jnp.eye(V), updates))
+
+
+def test_products_of_an_update_are_computed_once():
+    def count(*transforms):
+        tx = optax.chain(*transforms, optax.sgd(1.0))
+        traced = compiled(tx).trace(init_state(table(), tx), batch(1, 2), 0.0)
+        return str(traced.jaxpr).count("dot_general")
+
+    assert count(multiplied()) - count() == len(table())
+
+
+@pytest.mark.parametrize("multiplies", [False, True])
+def test_an_infinite_update_of_a_finite_gradient_is_dropped(multiplies):
+    """Also where an update is not computed twice, since it has products of matrices."""
+    tx = optax.chain(
+        optax.trace(0.9),
+        multiplied() if multiplies else optax.identity(),
+        optax.scale_by_schedule(lambda count: 1 / (count - 1)),
+    )
     step, state = compiled(tx), init_state(table(), tx)
     state, metrics = step(state, batch(1, 2), 0.0)
     before = bits((state.params, state.opt_state))
