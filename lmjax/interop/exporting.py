@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from lmjax import config as configuration
 from lmjax.config import Config, ConfigError, TransformerConfig
 from lmjax.interop import agreement, arrays, card, tokenizer_json, weights
 from lmjax.interop.families import Family, expressing
@@ -21,8 +22,9 @@ from lmjax.text.tokenizer import Tokenizer
 def export(run: Path, folder: Path, step: int | None = None) -> float:
     """Write the folder; the largest difference of what it computes to what the run computes.
 
-    All rows of the vocabulary are kept, those that pad it as well. Raises ConfigError naming what
-    no architecture expresses, DataError for outputs that differ; then nothing is left behind.
+    Rows that pad the vocabulary are left out: readers of the folder would take them for tokens.
+    Raises ConfigError naming what no architecture expresses, DataError for outputs that differ;
+    then nothing is left behind.
     """
     config = run_folder.read_config(run)
     if not isinstance(config.model, TransformerConfig):
@@ -32,9 +34,13 @@ def export(run: Path, folder: Path, step: int | None = None) -> float:
         )
     family = expressing(config.model)
     saved = restoring.find(run, step)
-    model = agreement.exact(config.model)
-    params: Params = jax.device_get(restoring.load_params(model, saved))
+    params: Params = jax.device_get(restoring.load_params(agreement.exact(config.model), saved))
     tokenizer = _tokenizer(run)
+    if tokenizer is not None:
+        rows = restoring.known_rows(run, config, tokenizer)
+        config, params = _without_padding(config, params, rows)
+    assert isinstance(config.model, TransformerConfig)
+    model = agreement.exact(config.model)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with partial.partial(folder) as side:
         weights.write(side, arrays.to_theirs(family, model, params))
@@ -45,6 +51,13 @@ def export(run: Path, folder: Path, step: int | None = None) -> float:
         console.say(f"{family.architecture}, step {saved.step}")
         largest = _check(side, family, config.model, params, tokenizer)
     return largest
+
+
+def _without_padding(config: Config, params: Params, rows: int) -> tuple[Config, Params]:
+    """The model with the first `rows` of its vocabulary alone."""
+    tables = ("embedding", "head", "head_bias")
+    kept = {name: leaf[:rows] if name in tables else leaf for name, leaf in params.items()}
+    return configuration.with_vocabulary(config, rows), kept
 
 
 def _write_settings(

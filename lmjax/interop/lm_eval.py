@@ -53,6 +53,7 @@ class RunLM(TemplateLM):
         self._model, self._params, config = restoring.restore(run, step)
         self._model.init_cache(1)  # refuses a model without a next token
         self._tokens = restoring.restore_tokenizer(run)
+        self._rows = restoring.known_rows(Path(run), config, self._tokens)
         self.max_length: int = config.model.length
         self.batch_size, self.max_gen_toks = batch_size, max_gen_toks
         self._add_bos_token = add_bos_token
@@ -88,7 +89,9 @@ class RunLM(TemplateLM):
             tokens_BS = np.zeros((self.batch_size, T + 1), np.int32)
             for row_S, row in zip(tokens_BS, rows, strict=False):
                 row_S[: len(row)] = row
-            scores_BT, likeliest_BT = jax.device_get(_score(self._model, self._params, tokens_BS))
+            scores_BT, likeliest_BT = jax.device_get(
+                _score(self._model, self._rows, self._params, tokens_BS)
+            )
             for n, row, scores_T, likeliest_T in zip(
                 batch, rows, scores_BT, likeliest_BT, strict=False
             ):
@@ -146,10 +149,15 @@ def _batches(order: list[int], size: int) -> Iterator[list[int]]:
     return (order[start : start + size] for start in range(0, len(order), size))
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _score(model: Model, params: Any, tokens_BS: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The log-probability of each token given those before it, and whether it is the likeliest."""
-    logits_BTV = model.apply(params, tokens_BS[:, :-1])
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _score(
+    model: Model, rows: int, params: Any, tokens_BS: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The log-probability of each token given those before it, and whether it is the likeliest.
+
+    Of the first `rows` of the vocabulary: the rest are no tokens.
+    """
+    logits_BTV = model.apply(params, tokens_BS[:, :-1])[..., :rows]
     targets_BT = tokens_BS[:, 1:]
     scores_BTV = jax.nn.log_softmax(logits_BTV)
     scores_BT = jnp.take_along_axis(scores_BTV, targets_BT[..., None], axis=-1)[..., 0]

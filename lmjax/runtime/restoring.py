@@ -6,9 +6,10 @@ from typing import Any
 import jax
 
 from lmjax.config import Config
+from lmjax.data import corpus
 from lmjax.models.build import build
 from lmjax.models.model import Model, Params
-from lmjax.runtime import checkpoint, device, run_folder
+from lmjax.runtime import checkpoint, device, journal, run_folder
 from lmjax.runtime.checkpoint import Saved
 from lmjax.text.errors import DataError
 from lmjax.text.tokenizer import Tokenizer, load
@@ -46,6 +47,18 @@ def load_params(model: Model, saved: Saved) -> Any:
     evaluated = saved.folder / "evaluated"
     item = evaluated if evaluated.is_dir() else saved.folder / "params"
     return jax.device_put(checkpoint.restore(item, abstract))
+
+
+def known_rows(run: Path, config: Config, tokenizer: Tokenizer) -> int:
+    """Rows of a run's vocabulary that are tokens: without those that pad it.
+
+    Training leaves the latter as they began, so that their logits say nothing. An imported model
+    was trained elsewhere, with all of its rows.
+    """
+    assert config.model.vocab_size is not None
+    if any(entry["event"] == "import" for entry in journal.read(run / "events.jsonl")):
+        return config.model.vocab_size
+    return min(config.model.vocab_size, corpus.ids(tokenizer.vocab_size, config.objective))
 
 
 def restore_tokenizer(run_dir: str | Path) -> Tokenizer:

@@ -19,6 +19,7 @@ from lmjax.learning.step import TrainState
 from lmjax.models.build import build
 from lmjax.runtime import checkpoint
 from lmjax.runtime.generation import generate
+from lmjax.text import corpus as corpora
 from lmjax.text.errors import DataError
 
 CAUSAL = [kind for kind in KINDS if "bert" not in kind]
@@ -155,6 +156,23 @@ def test_models_of_ours_are_recognised_and_written(tmp_path, capsys, architectur
     (_, before, _), (_, after, _) = (lmjax.restore(tmp_path / name) for name in ("run", "back"))
     assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), before, after))
     assert "largest difference, read back by transformers" in capsys.readouterr().err
+
+
+def test_rows_that_pad_the_vocabulary_are_left_out(tmp_path, corpus, tokens_BT):
+    run = new_run(tmp_path / "run", **OURS["Qwen3ForCausalLM"] | {"vocab_size": 576})
+    (run / "tokenizer.model").write_bytes((corpus / corpora.MODEL).read_bytes())
+    convert(run, tmp_path / "theirs")
+    settings = json.loads((tmp_path / "theirs" / "config.json").read_text())
+    assert settings["vocab_size"] == 512
+    convert(tmp_path / "theirs", tmp_path / "back")
+    (model, params, _), (shorter, kept, _) = (
+        lmjax.restore(tmp_path / name) for name in ("run", "back")
+    )
+    found_BTV, expected_BTV = (
+        jax.jit(m.apply)(p, tokens_BT[:, :32]) for m, p in ((shorter, kept), (model, params))
+    )
+    assert found_BTV.shape[-1] == 512 and expected_BTV.shape[-1] == 576
+    np.testing.assert_allclose(found_BTV, expected_BTV[..., :512], rtol=1e-5, atol=1e-5)
 
 
 def test_without_transformers_our_own_importer_reads_it_back(tmp_path, capsys, monkeypatch):
