@@ -351,7 +351,12 @@ class TransformerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LSTMConfig:
-    """Stacked LSTMs; every position is predicted."""
+    """Stacked LSTMs; every position is predicted.
+
+    Truncated back-propagation with the state carried on: rows as long as the state is to run
+    (`length`), gradients cut every `truncate` tokens of them. A row begins with an empty state:
+    a row's place in the order, and with it exact resuming, depends on nothing that came before.
+    """
 
     kind: Literal["lstm"] = "lstm"
     vocab_size: int | None = None

@@ -76,16 +76,16 @@ def prepare(text: TextConfig, out: Path) -> Manifest:
             invalid_utf8=cleaned.invalid,
             inputs=inputs,
             settings=settings,
-            versions=_versions(),
+            versions=_versions("tokenizers" if model.name == JSON else "sentencepiece"),
         )
         write(folder / manifest.FILE, manifest.to_json(made).encode())
     _tell(made, out)
     return made
 
 
-def _versions() -> dict[str, str]:
+def _versions(tokenizer: str) -> dict[str, str]:
     versions = {"python": platform.python_version()}
-    for package in ("lmjax", "sentencepiece", "numpy"):
+    for package in ("lmjax", tokenizer, "numpy"):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:

@@ -118,6 +118,7 @@ def test_a_tokenizer_json_is_kept_encodes_the_text_and_trains(folder, environmen
     content = (folder / "theirs.json").read_bytes()
     digest = sha256(content).hexdigest()
     assert facts.tokenizer.file == File(name="tokenizer.json", size=len(content), sha256=digest)
+    assert {"tokenizers", "lmjax"} <= set(facts.versions)
     assert (made / "tokenizer.json").read_bytes() == content
     size, bos = theirs.get_vocab_size(), theirs.token_to_id("<|endoftext|>")
     assert (facts.tokenizer.vocab_size, facts.tokenizer.bos) == (size, bos)

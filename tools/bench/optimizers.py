@@ -85,23 +85,24 @@ def averaged(config: Config, rate: Any) -> averaging.Evaluated:
 shaped, decayed = muon.scale_by_shape(), optax.add_decayed_weights(0.1)
 warming = schedules.through((0, 0.85), (0.3, 0.95))
 ENTRIES = {
-    "sgd": Entry(everything(optax.trace(0.9, nesterov=True), decay=0), (0.3, 1.0, 3.0, 10.0)),
+    "sgd": Entry(everything(optax.trace(0.9, nesterov=True), decay=0), (0.1, 0.3, 1.0)),
     "rmsprop": Entry(everything(optax.scale_by_rms(0.95), decay=0), (0.001, 0.003, 0.01)),
-    "adam": Entry(everything(optax.scale_by_adam(0.9, 0.95), decay=0), (0.001, 0.003, 0.01)),
-    "adamw": Entry(everything(optax.scale_by_adam(0.9, 0.95)), (0.001, 0.003, 0.01)),
-    "lion": Entry(everything(optax.scale_by_lion(0.9, 0.95)), (0.0003, 0.001, 0.003)),
+    "adam": Entry(everything(optax.scale_by_adam(0.9, 0.95), decay=0), (0.003, 0.01, 0.03)),
+    "adamw": Entry(everything(optax.scale_by_adam(0.9, 0.95)), (0.003, 0.01, 0.03)),
+    "lion": Entry(everything(optax.scale_by_lion(0.9, 0.95)), (0.001, 0.003, 0.01)),
     "adafactor": Entry(
-        everything(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0)), (0.003, 0.01, 0.03)
+        everything(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0)),
+        (0.001, 0.003, 0.01),
     ),
-    "schedule-free": Entry(schedule_free, (0.003, 0.01, 0.03)),
-    "muon": Entry(matrices(muon.scale_by_muon(), shaped, decayed), (0.02, 0.04, 0.08)),
-    "muon-average": Entry(averaged, (0.04,)),
-    "normuon": Entry(matrices(muon.scale_by_normuon(), shaped, decayed), (0.02, 0.04, 0.08)),
+    "schedule-free": Entry(schedule_free, (0.001, 0.003, 0.01)),
+    "muon": Entry(matrices(muon.scale_by_muon(), shaped, decayed), (0.01, 0.02, 0.04)),
+    "muon-average": Entry(averaged, (0.02,)),
+    "normuon": Entry(matrices(muon.scale_by_normuon(), shaped, decayed), (0.01, 0.02, 0.04)),
     "normuon-cautious": Entry(
-        matrices(muon.scale_by_normuon(), shaped, muon.cautious_decay(0.1)), (0.04,)
+        matrices(muon.scale_by_normuon(), shaped, muon.cautious_decay(0.1)), (0.02,)
     ),
     "normuon-cautious-warming": Entry(
-        matrices(muon.scale_by_normuon(warming), shaped, muon.cautious_decay(0.1)), (0.04,)
+        matrices(muon.scale_by_normuon(warming), shaped, muon.cautious_decay(0.1)), (0.02,)
     ),
 }
 
