@@ -32,7 +32,6 @@ def evaluate(
 
     device.cache_compilations()
     config = run_folder.read_config(run)
-    saved = restoring.find(run, step)
     model = build(config.model, device.platform())
     corpus = corpora.open_corpus(Path(config.data) if data is None else data)
     run_folder.check_tokenizer(run, corpus.folder)
@@ -41,7 +40,8 @@ def evaluate(
     )
     goal, bytes_V = objective_and_bytes(config, model, corpus)
     measure = make_evaluator(model, goal, table, bytes_V, rows)
-    result = measure(restoring.load_params(model, saved), None)
+    saved, params = restoring.load_params(model, run, step)
+    result = measure(params, None)
     return {**result._asdict(), "step": saved.step, "run": str(run), "data": str(corpus.folder)}
 
 

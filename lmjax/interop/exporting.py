@@ -33,8 +33,8 @@ def export(run: Path, folder: Path, step: int | None = None) -> float:
             "no architecture of transformers computes it"
         )
     family = expressing(config.model)
-    saved = restoring.find(run, step)
-    params: Params = jax.device_get(restoring.load_params(agreement.exact(config.model), saved))
+    saved, on_device = restoring.load_params(agreement.exact(config.model), run, step)
+    params: Params = jax.device_get(on_device)
     tokenizer = _tokenizer(run)
     if tokenizer is not None:
         rows = restoring.known_rows(run, config, tokenizer)

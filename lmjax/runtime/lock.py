@@ -11,14 +11,21 @@ from pathlib import Path
 
 
 class Locked(RuntimeError):
-    """Another process writes in this run folder. Exit code 73."""
+    """Another process writes in this run folder, or it cannot be written at all. Exit code 73."""
 
 
 @contextlib.contextmanager
 def hold(run: Path) -> Iterator[None]:
     """Hold the run folder's lock; raises Locked at once, naming who holds it."""
-    run.mkdir(parents=True, exist_ok=True)
-    with (run / "lock").open("a+") as file:
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        opened = (run / "lock").open("a+")
+    except OSError as error:
+        raise Locked(
+            f"{run}: expected a folder that can be written, found: {error.strerror}; "
+            "make room or give it back its permissions, or choose another folder with --run"
+        ) from None
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

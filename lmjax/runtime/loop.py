@@ -121,9 +121,9 @@ def train(
             f"{'resumed' if saved else f'{source.folder}: branched'} at step {step} (verified)"
         )
     elif config.init_from is not None:
-        before = restoring.find(Path(config.init_from), None)
+        before, params = restoring.load_params(model, Path(config.init_from), None)
         begin = jax.jit(lambda params: init_state(params, tx), out_shardings=sharding)
-        state = begin(restoring.load_params(model, before))
+        state = begin(params)
         console.say(f"parameters of {before.folder} (verified)")
     else:
         state = create(key)

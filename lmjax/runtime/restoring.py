@@ -1,7 +1,6 @@
 """A trained model from its run folder, without its optimizer and without its recipe file."""
 
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -38,15 +37,25 @@ def restore(run_dir: str | Path, step: int | None = None) -> tuple[Model, Params
     run = Path(run_dir)
     config = run_folder.read_config(run)
     model = build(config.model, device.platform())
-    return model, load_params(model, find(run, step)), config
+    return model, load_params(model, run, step)[1], config
 
 
-def load_params(model: Model, saved: Saved) -> Any:
-    """The parameters of a checkpoint, on the device: those that were evaluated."""
+def load_params(model: Model, run: Path, step: int | None) -> tuple[Saved, Params]:
+    """A run's checkpoint, as `find` finds it, and its parameters on the device: those evaluated.
+
+    A run that is still training removes steps while they are read; the next is taken then.
+    """
     abstract = jax.eval_shape(model.init, jax.random.key(0))
-    evaluated = saved.folder / "evaluated"
-    item = evaluated if evaluated.is_dir() else saved.folder / "params"
-    return jax.device_put(checkpoint.restore(item, abstract))
+    while True:
+        there = checkpoint.steps(run / "checkpoints")
+        try:
+            saved = find(run, step)
+            evaluated = saved.folder / "evaluated"
+            item = evaluated if evaluated.is_dir() else saved.folder / "params"
+            return saved, jax.device_put(checkpoint.restore(item, abstract))
+        except Exception:  # Orbax raises whatever it stumbles over where a file is gone
+            if checkpoint.steps(run / "checkpoints") == there:
+                raise
 
 
 def known_rows(run: Path, config: Config, tokenizer: Tokenizer) -> int:

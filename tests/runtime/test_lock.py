@@ -36,3 +36,10 @@ def test_it_can_be_held_again_by_the_same_process(tmp_path):
     for _ in range(2):
         with lock.hold(tmp_path):
             pass
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(lock.Locked, match=r"file/run: expected a folder that can be written"):
+        with lock.hold(tmp_path / "file" / "run"):
+            pass
