@@ -8,17 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-# Dense bfloat16 TFLOP/s with float32 accumulation, from NVIDIA's data sheets.
-_PEAK_TFLOPS = {
-    "H100 80GB HBM3": 989,
-    "H100 PCIe": 756,
-    "H200": 989,
-    "A100": 312,
-    "L40S": 362,
-    "A6000": 155,
-    "RTX 3090": 71,
-    "RTX 4090": 165,
-}
+from lmjax.runtime import devices
 
 
 class Device(NamedTuple):
@@ -36,19 +26,21 @@ def platform() -> str:
 
 
 def describe() -> Device:
-    """The first device JAX finds; a peak that no table knows is measured with a matrix product."""
+    """The first device JAX finds; a peak that no data sheet tells is measured by a product."""
     device = jax.devices()[0]
-    for name, tflops in _PEAK_TFLOPS.items():
-        if name in device.device_kind:
-            return Device(device.platform, device.device_kind, tflops * 1e12, "data sheet")
-    name = f"{os.cpu_count()} cores" if device.platform == "cpu" else device.device_kind
-    return Device(device.platform, name, _measured_flops(), "measured")
+    card = devices.named(device.device_kind)
+    if card is not None:
+        return Device(device.platform, device.device_kind, card.tflops * 1e12, "data sheet")
+    if device.platform == "cpu":
+        return Device("cpu", f"{os.cpu_count()} cores", _measured_flops(jnp.float32), "measured")
+    flops = _measured_flops(jnp.bfloat16)
+    return Device(device.platform, device.device_kind, flops, "measured")
 
 
-def _measured_flops() -> float:
-    """The best of several square matrix products, in floating-point operations a second."""
-    n = 1536
-    a = jnp.ones((n, n), jnp.float32)
+def _measured_flops(dtype: jnp.dtype) -> float:
+    """The best of several square products of the type that steps compute in, a second."""
+    n = 1536 if dtype == jnp.float32 else 8192
+    a = jnp.ones((n, n), dtype)
     product = jax.jit(jnp.matmul)
     product(a, a).block_until_ready()
     times = []

@@ -1,5 +1,6 @@
 """The cards a run can be planned for, from `devices.toml`, and what XLA must know to target one."""
 
+import dataclasses
 import importlib.resources
 import tomllib
 from dataclasses import dataclass
@@ -29,12 +30,20 @@ class Card:
     l2_mib: int
     ghz: float
     accelerated: bool = False
+    also: tuple[str, ...] = ()
+    """Other names of the driver's, such as a PCIe card's with the same chip."""
 
 
 def cards() -> dict[str, Card]:
     """All cards by their short names."""
     text = importlib.resources.files("lmjax.runtime").joinpath("devices.toml").read_text()
-    return {key: Card(key=key, **values) for key, values in tomllib.loads(text).items()}
+    found = {key: Card(key=key, **values) for key, values in tomllib.loads(text).items()}
+    return {key: dataclasses.replace(card, also=tuple(card.also)) for key, card in found.items()}
+
+
+def named(kind: str) -> Card | None:
+    """The card that the driver, and so `jax.Device.device_kind`, calls `kind`."""
+    return next((card for card in cards().values() if kind in (card.name, *card.also)), None)
 
 
 def find(key: str) -> Card:

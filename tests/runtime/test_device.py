@@ -6,7 +6,7 @@ import stat
 import jax
 import pytest
 
-from lmjax.runtime import device
+from lmjax.runtime import device, devices
 
 
 @pytest.fixture
@@ -37,3 +37,30 @@ def test_the_device_is_described():
     assert found.platform == device.platform()
     assert found.peak_flops > 1e6
     assert device.peak_memory_bytes() > 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("kind", "key"),
+    [
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA H100 PCIe", "h100-pcie"),
+        ("NVIDIA H200", "h200"),
+        ("NVIDIA A100-SXM4-80GB", "a100-80"),
+        ("NVIDIA A100 80GB PCIe", "a100-80"),
+        ("NVIDIA A100-PCIE-40GB", "a100-40"),
+        ("NVIDIA GeForce RTX 3090", "3090"),
+        ("NVIDIA GeForce RTX 4090", "4090"),
+        ("NVIDIA GeForce RTX 5090", "5090"),
+        ("NVIDIA L40S", "l40s"),
+        ("NVIDIA RTX A6000", "a6000"),
+    ],
+)
+def test_a_card_is_known_by_the_names_of_its_driver(kind, key):
+    card = devices.named(kind)
+    assert card is not None
+    assert card.key == key
+
+
+@pytest.mark.parametrize("kind", ["NVIDIA H200 NVL", "NVIDIA GeForce RTX 3090 Ti", "cpu"])
+def test_a_card_with_other_figures_is_not_taken_for_one_like_it(kind):
+    assert devices.named(kind) is None
