@@ -4,6 +4,7 @@ Programs run slower and compile in a third of the time: compiling is most of wha
 """
 
 import os
+from importlib.metadata import version
 
 # Before JAX starts; the commands inherit it. What XLA makes of a program is the same up to the last
 # stage, which turns it into machine code.
@@ -11,7 +12,8 @@ os.environ["XLA_FLAGS"] = " ".join(
     (
         "--xla_backend_optimization_level=0",
         "--xla_llvm_disable_expensive_passes=true",
-        "--xla_cpu_use_fusion_emitters=false",
+        # Later versions end the process at a flag they do not know.
+        *(["--xla_cpu_use_fusion_emitters=false"] if version("jaxlib") < "0.11" else []),
     )
 )
 
