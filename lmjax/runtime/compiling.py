@@ -95,7 +95,7 @@ class Compiler:
             raise ConfigError(answer["config_error"])
         if "error" in answer:
             raise CompileError(f"{card.name}: {answer['error']}")
-        works = tuple(Work(*work) for work in answer.pop("works"))
+        works = tuple(program.from_plain(work) for work in answer.pop("works"))
         return Compiled(works=works, **answer)
 
 

@@ -2,8 +2,8 @@
 
 import statistics
 import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,44 +11,83 @@ import numpy as np
 
 from lmjax.runtime import compiling, program
 from lmjax.runtime.blueprint import Blueprint
+from lmjax.runtime.program import Product, Work
 from lmjax.runtime.roofline import Rates
 
+_DTYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}  # XLA's names
 
-def _best(run: Callable[[], Any], repeats: int = 5) -> float:
-    jax.block_until_ready(run())
+
+COPIES = 4  # of a product's operands, so that no cache keeps them from one turn to the next
+TURNS = 12
+
+
+def _seconds(function: Callable[..., jax.Array], arguments: list[tuple[jax.Array, ...]]) -> float:
+    """Of one call within a program, by turns with each of the arguments; the median of five.
+
+    A loop around it leaves out what a program's start and the memory of its results take.
+    """
+
+    def many(last: jax.Array, arguments: list[tuple[jax.Array, ...]]) -> jax.Array:
+        branches = [lambda last, one=one: function(*one) for one in arguments]
+        return jax.lax.fori_loop(
+            0, TURNS, lambda i, last: jax.lax.switch(i % len(branches), branches, last), last
+        )
+
+    shape = jax.eval_shape(function, *arguments[0])
+    loop = jax.jit(many, donate_argnums=0)
+    last = loop(jnp.zeros(shape.shape, shape.dtype), arguments)
     found = []
-    for _ in range(repeats):
+    for _ in range(5):
+        jax.block_until_ready(last)
         start = time.perf_counter()
-        jax.block_until_ready(run())
-        found.append(time.perf_counter() - start)
+        last = jax.block_until_ready(loop(last, arguments))
+        found.append((time.perf_counter() - start) / TURNS)
     return statistics.median(found)
 
 
-def _product(dtype: Any, n: int, batch: int = 1) -> float:
-    """Operations a second in square products."""
-    a = jnp.ones((batch, n, n) if batch > 1 else (n, n), dtype)
-    product = jax.jit(jnp.matmul)
-    return float(2 * batch * n**3 / _best(lambda: product(a, a)))
+def _product_rate(product: Product) -> float:
+    """Operations a second of one product."""
+
+    def operand(key: jax.Array, side: int) -> jax.Array:
+        dtype = _DTYPES[product.dtypes[side]]
+        return jax.random.normal(jax.random.fold_in(key, side), product.shapes[side], dtype)
+
+    def multiply(a: jax.Array, b: jax.Array) -> jax.Array:
+        return jax.lax.dot_general(a, b, (product.contracting, product.batch))
+
+    keys = jax.random.split(jax.random.key(0), COPIES)
+    return product.flops / _seconds(multiply, [(operand(key, 0), operand(key, 1)) for key in keys])
 
 
-def rates(platform: str) -> Rates:
-    """Rates of the attached device, measured: products, a copy, exponentials; about a second."""
-    wide, elements = (4096, 2**27) if platform == "gpu" else (768, 2**22)
-    x = jnp.ones((elements,), jnp.float32)
-    add, dear = jax.jit(lambda x: x + 1), jax.jit(lambda x: jnp.exp(x) + jnp.tanh(x))
-    small = jnp.ones((8,))
-    float32 = _product(jnp.float32, wide)
-    fast = _product(jnp.bfloat16, wide) if platform == "gpu" else float32
-    moved = 8 * elements / _best(lambda: add(x))
+def _square(dtype: str, n: int, batch: int) -> float:
+    shape = (batch, n, n)
+    return _product_rate(Product((dtype, dtype), (shape, shape), ((2,), (1,)), ((0,), (0,))))
+
+
+def rates(platform: str, works: Iterable[Work] = ()) -> Rates:
+    """Rates of the attached device, measured: a copy, exponentials, products.
+
+    Each product of `works` is measured by itself: some seconds.
+    """
+    gpu = platform == "gpu"
+    x = jnp.ones((2**27 if gpu else 2**24,), jnp.float32)
+    float32 = _square("f32", 4096 if gpu else 768, 1)
+    fast = _square("bf16", 4096, 1) if gpu else float32
+    found = {work.product for work in works if work.product is not None}
     return Rates(
         product=fast,
         product_float32=float32,
-        narrow=_product(jnp.bfloat16 if platform == "gpu" else jnp.float32, 64, batch=96),
+        narrow=_square("bf16" if gpu else "f32", 64, 96),
         attention=fast / 2,
-        bytes=moved,
-        operations=21 * elements / _best(lambda: dear(x)),
-        launch=2e-6 if platform == "gpu" else min(2e-5, _best(lambda: add(small)) / 10),
+        bytes=2 * x.nbytes / _seconds(lambda x: x + 1, [(x,), (-x,)]),
+        operations=21 * x.size / _seconds(lambda x: jnp.exp(x) + jnp.tanh(x), [(x,), (-x,)]),
+        launch=2e-6 if gpu else 1e-6,
+        products={product: _product_rate(product) for product in found if _known(product)},
     )
+
+
+def _known(product: Product) -> bool:
+    return all(name in _DTYPES for name in product.dtypes)
 
 
 class Measured(NamedTuple):

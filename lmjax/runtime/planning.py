@@ -208,10 +208,10 @@ class Comparison(NamedTuple):
 def compare(recipe: Recipe, steps: int = 20) -> Comparison:
     """The roofline with measured rates against real steps on random tokens."""
     platform = device.platform()
-    rates = measuring.rates(platform)
     config = blueprint.with_vocabulary(recipe.config)
     drawn = blueprint.draw(config, recipe.make_optimizer, platform)
     found = measuring.steps(drawn, config.seed, steps)
+    rates = measuring.rates(platform, found.compiled.works)
     return Comparison(roofline.times(found.compiled.works, rates).total, found.seconds)
 
 

@@ -4,7 +4,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 Kind = Literal["product", "attention", "fusion"]
 
@@ -25,6 +25,33 @@ _PLAIN = {"add", "subtract", "multiply", "maximum", "minimum", "select", "compar
 _PLAIN |= {"negate", "abs", "and", "or", "xor", "shift-right-logical", "shift-left"}
 
 
+class Product(NamedTuple):
+    """What a matrix product multiplies; the pairs are of its two operands."""
+
+    dtypes: tuple[str, str]
+    shapes: tuple[tuple[int, ...], tuple[int, ...]]
+    contracting: tuple[tuple[int, ...], tuple[int, ...]]
+    """The dimensions summed over."""
+    batch: tuple[tuple[int, ...], tuple[int, ...]]
+    """The dimensions both have, a product for each of their indices."""
+
+    @property
+    def flops(self) -> float:
+        """Floating-point operations, a multiplication and an addition counted as two."""
+        left, right = (math.prod(shape) for shape in self.shapes)
+        return 2.0 * left * right / self._along(self.contracting) / self._along(self.batch)
+
+    @property
+    def narrow(self) -> bool:
+        """Whether rows, columns or what is summed over are fewer than 128: far from peak."""
+        summed, batch = self._along(self.contracting), self._along(self.batch)
+        sides = [math.prod(shape) / (summed * batch) for shape in self.shapes]
+        return min(summed, *sides) < 128
+
+    def _along(self, dimensions: tuple[tuple[int, ...], tuple[int, ...]]) -> int:
+        return math.prod(self.shapes[0][n] for n in dimensions[0])
+
+
 class Work(NamedTuple):
     """One kernel: what one call does, and how often a step calls it."""
 
@@ -34,11 +61,25 @@ class Work(NamedTuple):
     bytes: float
     operations: float
     """Scalar operations of a fusion's elements, dear ones (exponentials and such) counted as 10."""
-    dtypes: str
-    """Of a product, the types of what it multiplies, such as `bf16 x bf16`."""
     times: float
-    narrow: bool = False
-    """Of a product, whether the largest has a side below 128: such run far from peak."""
+    product: Product | None = None
+    """The largest product in the kernel."""
+
+    @property
+    def float32(self) -> bool:
+        """Whether the kernel multiplies matrices of float32."""
+        return self.product is not None and "f32" in self.product.dtypes
+
+
+def from_plain(values: list[Any]) -> Work:
+    """A `Work` that has been through JSON."""
+    work = Work(*values)
+    if work.product is None:
+        return work
+    (a, b), *pairs = work.product
+    shapes, contracting, batch = ((tuple(left), tuple(right)) for left, right in pairs)
+    product = Product((a, b), shapes, contracting, batch)
+    return work._replace(product=product)
 
 
 class _Instruction(NamedTuple):
@@ -134,9 +175,8 @@ def _walk(computations: dict[str, _Computation], name: str, times: float) -> Ite
             for called in _called(it):
                 yield from _walk(computations, called, times)
         elif it.opcode == "custom-call" and "fmha" in it.rest:
-            yield Work(
-                "attention", it.name, _attention_flops(it, table), _moved(it, table), 0, "", times
-            )
+            flops = _attention_flops(it, table)
+            yield Work("attention", it.name, flops, _moved(it, table), 0, times)
         else:
             yield _kernel(computations, table, it, times)
 
@@ -156,36 +196,30 @@ def _kernel(
                 products += [(x, body) for x in body.values() if x.opcode == "dot"]
             moved = _fusion_bytes(it, table, computations[called])
     operations = sum(_operations(x) for x in inside.values())
-    flops = sum(_product_flops(x, body) for x, body in products)
-    dtypes, narrow = "", False
-    if products:
-        x, body = max(products, key=lambda pair: _product_flops(*pair))
-        dtypes = " x ".join(_arrays(body[n].type)[0][0] for n in x.operands[:2] if n in body)
-        narrow = _narrow(x, body)
-    kind: Kind = "product" if products else "fusion"
-    return Work(kind, it.name, flops, moved, operations, dtypes, times, narrow)
+    found = [product for x, body in products if (product := _product(x, body)) is not None]
+    flops = sum(product.flops for product in found)
+    largest = max(found, key=lambda product: product.flops, default=None)
+    kind: Kind = "product" if found else "fusion"
+    return Work(kind, it.name, flops, moved, operations, times, largest)
 
 
-def _narrow(x: _Instruction, body: _Computation) -> bool:
-    """Whether rows, columns or what is summed over are fewer than 128."""
-    if x.opcode != "dot":
-        return False
-    sides = []
-    for name, side in zip(x.operands, ("lhs", "rhs"), strict=True):
-        shape = _arrays(body[name].type)[0][1]
-        fixed = {
-            what: _numbers(rf"{side}_{what}_dims=\{{([\d,]*)\}}", x.rest)
-            for what in ("batch", "contracting")
-        }
-        taken = fixed["batch"] + fixed["contracting"]
-        sides.append(math.prod(shape[n] for n in fixed["contracting"]))
-        sides.append(math.prod(n for i, n in enumerate(shape) if i not in taken))
-    return min(sides) < 128
+def _product(x: _Instruction, body: _Computation) -> Product | None:
+    """The product of a `dot` or of a call of cuBLAS; none where XLA does not say its operands."""
+    names = x.operands[:2]
+    if len(names) < 2 or any(name not in body for name in names):
+        return None
+    (left,), (right,) = (_arrays(body[name].type)[:1] for name in names)
+    dimensions = {
+        what: (_dimensions(x, f"lhs_{what}"), _dimensions(x, f"rhs_{what}"))
+        for what in ("contracting", "batch")
+    }
+    return Product((left[0], right[0]), (tuple(left[1]), tuple(right[1])), **dimensions)
 
 
-def _numbers(pattern: str, text: str) -> list[int]:
-    found = re.search(pattern, text)
-    return [int(n) for n in re.findall(r"\d+", found.group(1))] if found else []
+def _dimensions(x: _Instruction, what: str) -> tuple[int, ...]:
+    """`lhs_contracting_dims={1}` of a dot, `"lhs_contracting_dimensions":["1"]` of cuBLAS."""
+    found = re.search(rf'{what}_dim(?:s=\{{([\d,]*)\}}|ensions":\[([\d,"]*)\])', x.rest)
+    return tuple(int(n) for n in re.findall(r"\d+", found.group())) if found else ()
 
 
 def _nested(computations: dict[str, _Computation], name: str) -> Iterator[_Computation]:
@@ -251,16 +285,6 @@ def _operations(x: _Instruction) -> float:
     arrays = _arrays(x.type)
     elements = math.prod(arrays[0][1]) if arrays else 0
     return elements * (10 if x.opcode in _DEAR else 1 if x.opcode in _PLAIN else 0)
-
-
-def _product_flops(x: _Instruction, body: _Computation) -> float:
-    out = max((math.prod(shape) for _, shape in _arrays(x.type)), default=0)
-    left = _arrays(body[x.operands[0]].type)[0][1] if x.operands[0] in body else []
-    dims = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", x.rest)
-    if dims is None:  # a call of cuBLAS says it in its own words
-        dims = re.search(r'lhs_contracting_dimensions":\[([\d,"]*)\]', x.rest)
-    contracted = [int(n) for n in re.findall(r"\d+", dims.group(1))] if dims else []
-    return 2.0 * out * math.prod(left[n] for n in contracted if n < len(left))
 
 
 def _attention_flops(it: _Instruction, table: _Computation) -> float:

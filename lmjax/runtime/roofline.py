@@ -1,10 +1,11 @@
 """The time of a step by a roofline over its kernels: each takes what its slowest resource takes."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from lmjax.runtime.devices import Card
-from lmjax.runtime.program import Work
+from lmjax.runtime.program import Product, Work
 
 # Fractions of a data sheet's figures that kernels reach. Products: an H100 was documented at 798 of
 # 989 TFLOP/s for 8192^3; those of a language model are smaller. cuDNN's attention: about 630
@@ -26,6 +27,8 @@ class Rates(NamedTuple):
     bytes: float
     operations: float
     launch: float
+    products: Mapping[Product, float] = MappingProxyType({})
+    """Of products that were each measured."""
 
 
 def stated(card: Card) -> Rates:
@@ -49,9 +52,11 @@ def seconds(work: Work, rates: Rates) -> float:
     scalar = work.operations / rates.operations
     if work.kind == "attention":
         return rates.launch + max(moving, work.flops / rates.attention)
-    rate = rates.product_float32 if "f32" in work.dtypes else rates.product
-    if work.narrow:
-        rate = min(rate, rates.narrow)
+    rate = rates.product_float32 if work.float32 else rates.product
+    if work.product is not None:
+        if work.product.narrow:
+            rate = min(rate, rates.narrow)
+        rate = rates.products.get(work.product, rate)
     return rates.launch + max(moving, work.flops / rate + scalar)
 
 
@@ -80,7 +85,5 @@ def large_float32(works: Iterable[Work]) -> list[Work]:
     products = [work for work in works if work.kind == "product"]
     all_flops = sum(work.flops * work.times for work in products)
     return [
-        work
-        for work in products
-        if "f32" in work.dtypes and work.flops * work.times > 0.01 * all_flops
+        work for work in products if work.float32 and work.flops * work.times > 0.01 * all_flops
     ]

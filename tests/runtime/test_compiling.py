@@ -48,8 +48,8 @@ def test_a_step_of_gpt2(compiler, name, rows, numbers, forward):
             calls["bwd" if "bwd" in work.name else "fwd"] += work.times
     assert calls == {"fwd": forward, "bwd": config.model.depth}
 
-    products = {work.dtypes for work in compiled.works if work.kind == "product"}
-    assert "bf16 x bf16" in products and "f32 x f32" not in products
+    products = {work.product.dtypes for work in compiled.works if work.product is not None}
+    assert ("bf16", "bf16") in products and ("f32", "f32") not in products
 
     peak = compiled.peak / 2**30
     assert peak == pytest.approx(PEAKS[name]["found"], rel=0.05)

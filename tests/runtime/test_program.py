@@ -1,5 +1,7 @@
 """Reading a compiled program: work known beforehand is found in XLA's text."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -34,7 +36,9 @@ ENTRY %main (p0: f32[10,64], t: (s32[], bf16[128,256])) -> f32[64] {
 
 def test_a_loop_counts_as_often_as_it_turns_and_a_slice_for_its_part():
     product, fusion = program.works(TEXT)
-    assert (product.kind, product.times, product.dtypes) == ("product", 7, "bf16 x bf16")
+    assert (product.kind, product.times, product.float32) == ("product", 7, False)
+    operands = ("bf16", "bf16"), ((128, 256), (256, 256))
+    assert product.product == program.Product(*operands, ((1,), (0,)), ((), ()))
     assert product.flops == 2 * 128 * 256 * 256
     assert product.bytes == 2 * (128 * 256 * 2 + 256 * 256)
     assert (fusion.kind, fusion.bytes) == ("fusion", 2 * 64 * 4)
@@ -45,16 +49,46 @@ def test_what_xla_compiles_here_is_read():
     a, b = jnp.ones((256, 512)), jnp.ones((512, 384))
     works = program.works(step.lower(a, b).compile().as_text())
     assert sum(w.flops * w.times for w in works) == 2 * 256 * 512 * 384
-    assert [w.dtypes for w in works if w.kind == "product"] == ["f32 x f32"]
+    assert [w.float32 for w in works if w.kind == "product"] == [True]
     assert len(roofline.large_float32(works)) == 1
 
 
 def test_a_roofline_takes_the_slower_of_arithmetic_and_memory():
     rates = roofline.stated(devices.find("h100"))
-    slow = program.Work("product", "p", 1e12, 1.0, 0, "bf16 x bf16", 1)
+    square = ((1024, 1024),) * 2
+    bfloat16 = program.Product(("bf16", "bf16"), square, ((1,), (0,)), ((), ()))
+    slow = program.Work("product", "p", 1e12, 1.0, 0, 1, bfloat16)
     assert roofline.seconds(slow, rates) == pytest.approx(1e12 / (0.65 * 989e12) + 2e-6)
-    moving = program.Work("fusion", "f", 0, 3.35e9, 0, "", 1)
+    moving = program.Work("fusion", "f", 0, 3.35e9, 0, 1)
     assert roofline.seconds(moving, rates) == pytest.approx(1e-3 / 0.85 + 2e-6)
-    assert roofline.seconds(slow._replace(dtypes="f32 x f32"), rates) > 1.9 * roofline.seconds(
-        slow, rates
+    float32 = slow._replace(product=bfloat16._replace(dtypes=("f32", "f32")))
+    assert roofline.seconds(float32, rates) > 1.9 * roofline.seconds(slow, rates)
+    measured = rates._replace(products={bfloat16: 1e12})
+    assert roofline.seconds(slow, measured) == pytest.approx(1 + 2e-6)
+
+
+def test_a_product_knows_its_operations_and_its_narrowest_side():
+    batched = program.Product(
+        ("f32", "f32"), ((6, 256, 64), (6, 512, 64)), ((2,), (2,)), ((0,), (0,))
     )
+    assert batched.flops == 2 * 6 * 256 * 512 * 64
+    assert batched.narrow
+    assert not batched._replace(shapes=((6, 256, 128), (6, 512, 128))).narrow
+    assert batched._replace(shapes=((6, 32, 128), (6, 512, 128))).narrow
+
+
+def test_what_cublas_is_called_with_is_read():
+    text = TEXT.replace(
+        "dot(%x, %w), lhs_contracting_dims={1}, rhs_contracting_dims={0}",
+        'custom-call(%x, %w), custom_call_target="__cublas$lt$matmul", backend_config={"gemm":'
+        '{"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"],"rhs_contracting_dimensions":'
+        '["0"],"lhs_batch_dimensions":[],"rhs_batch_dimensions":[]}}}',
+    )
+    assert program.works(text)[0].product == program.works(TEXT)[0].product
+
+
+def test_works_survive_json():
+    works = program.works(TEXT)
+    again = [program.from_plain(values) for values in json.loads(json.dumps(works))]
+    assert again == works
+    assert len({work.product for work in again}) == 2
