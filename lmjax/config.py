@@ -664,6 +664,36 @@ class SampleConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MeshConfig:
+    """The devices of a run, along three axes: their product is how many are used.
+
+    What is computed is the same on any mesh, but for the rounding of sums: a run may go on with
+    another one.
+    """
+
+    data: int = 1
+    """Devices, or groups of them, that hold all of the state each and divide the rows."""
+    fsdp: int = 1
+    """Devices that divide the state as well as the rows, and gather a layer when they need it."""
+    tensor: int = 1
+    """Devices that divide a layer's matrices and compute the same rows: within a machine."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            _require(value >= 1, f"mesh.{field.name}", "at least 1", value)
+
+    @property
+    def devices(self) -> int:
+        return self.data * self.fsdp * self.tensor
+
+    @property
+    def row_shares(self) -> int:
+        """Parts that the rows computed at a time are divided into."""
+        return self.data * self.fsdp
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """One run."""
 
@@ -690,6 +720,7 @@ class Config:
     model: ModelConfig = TransformerConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     batch: BatchConfig = BatchConfig()
+    mesh: MeshConfig = MeshConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     ramp: RampConfig = RampConfig()
@@ -726,6 +757,17 @@ class Config:
             f"at most batch.micro_rows ({micro}), or multiples of it",
             self.ramp.rows,
         )
+        for key, rows in (
+            ("batch.rows", self.batch.rows),
+            ("batch.micro_rows", micro),
+            *(("ramp.rows", n) for _, n in self.ramp.rows),
+        ):
+            _require(
+                not isinstance(rows, int) or rows % self.mesh.row_shares == 0,
+                key,
+                f"a multiple of mesh.data x mesh.fsdp ({self.mesh.row_shares})",
+                rows,
+            )
         _require(
             all(self.model.length % length == 0 for _, length in self.ramp.length),
             "ramp.length",
@@ -872,6 +914,11 @@ def _override(
         if stop.code in (0, None):
             raise
         raise SystemExit(78) from ConfigError(printed.getvalue().strip() or "bad command line")
+    except ConfigError as error:  # of settings that are each in order, but not together
+        if quiet:
+            raise
+        print(f"lmjax: {error}", file=sys.stderr)
+        raise SystemExit(78) from None
     return typing.cast(Config, parsed.settings)
 
 

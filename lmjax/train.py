@@ -78,6 +78,12 @@ def _train(
         run_folder.check_config(run, config)
         if config.init_from is not None:
             run_folder.check_tokenizer(Path(config.init_from), data)
+
+        import jax
+
+        from lmjax.models import sharding
+
+        mesh = sharding.mesh(config.mesh, jax.devices())
         run_folder.write_new(run / "config.json", configuration.to_json(config).encode())
         # Kept from the first start on: another corpus is refused later, and must not leave its own.
         if corpus.tokenizer is not None and not run_folder.tokenizer(run).exists():
@@ -95,8 +101,9 @@ def _train(
             tx = make_optimizer(config)
         else:
             tx = optimizers.muon_adamw(config, device.platform())
-        with contextlib.closing(journal.Journal(run / "events.jsonl")) as events:
-            return loop.train(config, run, corpus, tx, rate, stop, ledger, events)
+        journalled = contextlib.closing(journal.Journal(run / "events.jsonl"))
+        with journalled as events, jax.set_mesh(mesh):
+            return loop.train(config, run, corpus, tx, rate, stop, ledger, events, mesh)
 
 
 def _write_samples(run: Path, config: Config) -> None:

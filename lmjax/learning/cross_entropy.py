@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lmjax.models import sharding
 from lmjax.models.model import Readout
 
 _Rows = tuple[jax.Array, jax.Array, jax.Array]  # x, targets, weights
@@ -38,20 +39,28 @@ def cross_entropy(
     `z_loss` times the squared log-sum-exp is added to each target's loss before it is weighted
     (Chowdhery et al. 2022, "PaLM": 1e-4), so that logits do not drift away from 0.
     """
-    targets_R = targets.reshape(-1)
-    R, V = targets_R.size, readout.weight_VD.shape[0]
-    weights_R = jnp.ones(R) if weights is None else weights.reshape(-1).astype(jnp.float32)
-    least = -(-R * V // readout.chunk)
+    rows = readout.x_D, targets, jnp.ones(targets.shape) if weights is None else weights
+    V = readout.weight_VD.shape[0]
+    form = _Form(readout.softcap, V if pieces is None else pieces, z_loss)
+    chunked = functools.partial(_chunked, form, readout.chunk)
+    return sharding.over_rows(chunked, rows, (readout.weight_VD, readout.bias_V))
+
+
+def _chunked(form: _Form, size: int, rows: _Rows, head: tuple[Any, Any]) -> jax.Array:
+    """The sum over rows, by chunks of about `size` logits."""
+    x, targets, weights = rows
+    targets_R, weights_R = targets.reshape(-1), weights.reshape(-1).astype(jnp.float32)
+    R, V = targets_R.size, head[0].shape[0]
+    least = -(-R * V // size)
     # Chunks of one size where a few more make them so: filled up, all rows would be copied.
     N = next((n for n in range(least, 2 * least) if R % n == 0), least)
     C = -(-R // N)
     # Rows that fill the last chunk weigh nothing.
     chunks = [
         jnp.pad(rows, [(0, N * C - R)] + [(0, 0)] * (rows.ndim - 1)).reshape(N, C, *rows.shape[1:])
-        for rows in (readout.x_D.reshape(R, -1), targets_R, weights_R)
+        for rows in (x.reshape(R, -1), targets_R, weights_R)
     ]
-    form = _Form(readout.softcap, V if pieces is None else pieces, z_loss)
-    return _summed(form, *chunks, readout.weight_VD, readout.bias_V)
+    return _summed(form, *chunks, *head)
 
 
 def _known(form: _Form, V: int) -> jax.Array | None:

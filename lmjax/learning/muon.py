@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from lmjax.learning.schedules import Schedule
+from lmjax.models import sharding
 
 # The optimal composition of five odd quintics for singular values from 0.001 to 1, with a cushion
 # of 0.02, and a safety factor of 1.02 in all but the last: Amsel et al. 2025, "The Polar Express",
@@ -38,7 +39,7 @@ def orthogonalize(tree: Any, dtype: jax.typing.DTypeLike = jnp.float32) -> Any:
     done: dict[int, jax.Array] = {}
     for shape, members in chains.items():
         stack_NSW = jnp.concatenate([wide[index].reshape(-1, *shape) for index in members])
-        stack_NSW = _polar_express(stack_NSW, dtype)
+        stack_NSW = _polar_express(sharding.each_on_one(stack_NSW), dtype)
         sizes = [math.prod(wide[index].shape[:-2]) for index in members]
         ends = [sum(sizes[: place + 1]) for place in range(len(sizes) - 1)]
         for index, part in zip(members, jnp.split(stack_NSW, ends), strict=True):

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from lmjax.config import LSTMConfig
+from lmjax.models import sharding
 from lmjax.models.model import CHUNK, Params, Readout, resolve_dtype, vocabulary
 
 
@@ -171,7 +172,7 @@ class LSTM:
             mask = jax.random.bernoulli(jax.random.fold_in(key, place), kept, x_BTD.shape)
             return jnp.where(mask, x_BTD / kept, 0)
 
-        x_BTD = drop(params["embedding"][tokens_BT].astype(self.dtype), 0)
+        x_BTD = drop(sharding.gathered(params["embedding"])[tokens_BT].astype(self.dtype), 0)
         ends = []
         for i, (layer, begun) in enumerate(_unstacked(params["blocks"], state)):
             x_BTD, end = run(layer, x_BTD, begun, live_BT)

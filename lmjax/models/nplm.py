@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from lmjax.config import NPLMConfig
+from lmjax.models import sharding
 from lmjax.models.model import CHUNK, Params, Readout, resolve_dtype, vocabulary
 
 
@@ -62,7 +63,7 @@ class NPLM:
         """tanh(d + H x), [B, T, H], after x itself where it is connected: [B, T, E + H]."""
         del key
         C = self.config.context
-        x_BTD = params["embedding"][tokens_BT].astype(self.dtype)
+        x_BTD = sharding.gathered(params["embedding"])[tokens_BT].astype(self.dtype)
         padded_BTD = jnp.pad(x_BTD, ((0, 0), (C - 1, 0), (0, 0)))
         T = tokens_BT.shape[1]
         return self._layer(params, [padded_BTD[:, i : i + T] for i in range(C)])

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from lmjax.config import ConfigError, TransformerConfig
-from lmjax.models import attention
+from lmjax.models import attention, sharding
 from lmjax.models.model import CHUNK, Params, Readout, resolve_dtype, vocabulary
 
 _GATE_CHANNELS = 12
@@ -408,9 +408,10 @@ class Transformer:
         """Tokens as the first block reads them; before the `first_BT` nothing stands."""
         # Gathered in float32 and cast after: the gradient then adds up in float32 as well.
         c = self.config
-        x_BTD = params["embedding"][tokens_BT]
+        embedding_VD = sharding.gathered(params["embedding"])
+        x_BTD = embedding_VD[tokens_BT]
         if c.position == "learned":
-            x_BTD += params["positions"][positions_BT]
+            x_BTD += sharding.gathered(params["positions"])[positions_BT]
         if c.position == "sinusoidal":
             x_BTD += params["position_scale"] * _sinusoids(positions_BT, c.width)
         if c.token_types:
@@ -419,7 +420,7 @@ class Transformer:
             x_BTD = self._apply_norm(params, "embedding_norm", x_BTD)
         if c.smear:
             # karpathy/nanochat: a gate on few channels decides how much of the token before comes.
-            before_BTD = params["embedding"][before_BT]
+            before_BTD = embedding_VD[before_BT]
             if c.embedding_norm:
                 before_BTD = self._apply_norm(params, "embedding_norm", before_BTD)
             gate_BT = nn.sigmoid(x_BTD[..., :_GATE_CHANNELS] @ params["smear_gate"])
@@ -464,7 +465,7 @@ class Transformer:
             window = c.window if kind == "S" else None
             value_BTNK = None
             if tables is not None and i % 2 == 1:
-                value_BTM = tables[i // 2][tokens_BT].astype(self.dtype)
+                value_BTM = sharding.gathered(tables[i // 2])[tokens_BT].astype(self.dtype)
                 value_BTNK = value_BTM.reshape(*tokens_BT.shape, c.KV, c.K)
             if context.key is not None:
                 context = context._replace(key=jax.random.fold_in(context.key, numbers_L[i]))

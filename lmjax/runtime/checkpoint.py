@@ -93,8 +93,9 @@ def newest(folder: Path) -> tuple[Saved | None, list[str]]:
 
 
 def restore(item: Path, abstract: Any) -> Any:
-    """Read one item into the structure, shapes and dtypes of `abstract`, as numpy arrays.
+    """Read one item into the structure, shapes and dtypes of `abstract`.
 
+    As numpy arrays, or where `abstract` says where they lie, on those devices: each reads its part.
     Raises DataError if what was saved differs from it.
     """
     arguments = ocp.args.PyTreeRestore(

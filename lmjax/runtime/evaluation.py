@@ -16,6 +16,7 @@ from lmjax.data import loader
 from lmjax.data.corpus import Corpus
 from lmjax.data.packing import RowTable
 from lmjax.learning.objective import Objective, make
+from lmjax.models import sharding
 from lmjax.models.model import Model
 
 
@@ -63,7 +64,7 @@ def make_evaluator(
         size = 0
         with loader.evaluation_batches(table, rows, max_rows) as batches:
             for batch in batches:
-                found = jax.device_get(sums(params, jax.device_put(batch)))
+                found = jax.device_get(sums(params, sharding.place(batch, 0)))
                 assert batch.weights is not None
                 if bytes_V is not None:
                     size += int(bytes_V[batch.tokens[:, 1:][batch.weights > 0]].sum())

@@ -19,6 +19,7 @@ from lmjax.data import loader, packing
 from lmjax.data.corpus import Corpus
 from lmjax.learning import averaging, objective, ramps
 from lmjax.learning.step import TrainState, init_state, make_train_step
+from lmjax.models import sharding
 from lmjax.models.build import build
 from lmjax.models.model import Model
 from lmjax.runtime import (
@@ -50,12 +51,13 @@ def train(
     stop: Stop,
     ledger: Ledger,
     events: journal.Journal,
+    mesh: jax.sharding.Mesh,
 ) -> Result:
     """Train until the budget is spent, from wherever the run folder stands; the final evaluation.
 
     `learning_rate` of progress is only reported; `ledger` holds what the run has used so far, and
-    `events` is its journal of decisions. Raises Interrupted, Diverged, SaveError, DataError or
-    ConfigError; the run folder is fit to go on from after each.
+    `events` is its journal of decisions; `mesh` is the one that is set. Raises Interrupted,
+    Diverged, SaveError, DataError or ConfigError; the run folder is fit to go on from after each.
     """
     # ---- Run folder: what is there
     checkpoints = run / "checkpoints"
@@ -81,8 +83,6 @@ def train(
         config = sizing.applied(config, choice.micro_rows, choice.remat)
         console.say(f"auto: {sizing.in_words(config, choice)}")
     model = build(config.model, here.platform)
-    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
     # ---- Budget: what is left of it, and what the next update sees
     progress = budget.replayed(config, journal.read(paced / "events.jsonl"))
@@ -102,31 +102,36 @@ def train(
 
     # ---- State
     key = jax.random.key(config.seed)
-    create = jax.jit(lambda key: init_state(model.init(key), tx), out_shardings=sharding)
-    shapes = jax.eval_shape(create, key)
+    whole = sharding.whole(mesh)
+
+    def fresh_state(key: jax.Array) -> TrainState:
+        return init_state(model.init(key), tx)
+
+    shapes = jax.eval_shape(fresh_state, key)
+    lies = sharding.of_state(mesh, shapes)
     flops = model.flops_per_token(objective.predicted(config.objective, length) / length)
-    plan = _plan(model, flops, here, corpus, shapes, table, held_out, choice)
+    plan = _plan(model, flops, here, mesh, corpus, shapes, table, held_out, choice)
     run_folder.check_plan(run, plan)
     if config.replay is not None:
         run_folder.check_plan(Path(config.replay), plan)
-    _introduce(model, here, corpus, shapes, table)
+    _introduce(model, here, mesh, corpus, shapes, table)
     if source:
-        host = TrainState(
-            np.int32(step),  # type: ignore[arg-type]
-            checkpoint.restore(source.folder / "params", shapes.params),
-            checkpoint.restore(source.folder / "rest", shapes.opt_state),
+        there = sharding.shaped(shapes, lies)
+        state = TrainState(
+            jax.device_put(np.int32(step), whole),
+            checkpoint.restore(source.folder / "params", there.params),
+            checkpoint.restore(source.folder / "rest", there.opt_state),
         )
-        state = jax.device_put(host, sharding)
         console.say(
             f"{'resumed' if saved else f'{source.folder}: branched'} at step {step} (verified)"
         )
     elif config.init_from is not None:
-        before, params = restoring.load_params(model, Path(config.init_from), None)
-        begin = jax.jit(lambda params: init_state(params, tx), out_shardings=sharding)
+        before, params = restoring.load_params(model, Path(config.init_from), None, lies.params)
+        begin = jax.jit(lambda params: init_state(params, tx), out_shardings=lies)
         state = begin(params)
         console.say(f"parameters of {before.folder} (verified)")
     else:
-        state = create(key)
+        state = jax.jit(fresh_state, out_shardings=lies)(key)
     event = {"event": "resume" if saved else "start", "step": step, "elapsed": ledger.elapsed()}
     events.write(event, durable=True)
     if branched:
@@ -146,14 +151,21 @@ def train(
 
         shape_GBS = (stage.rows // stage.micro_rows, stage.micro_rows, length + 1)
         batch = loader.Batch(jax.ShapeDtypeStruct(shape_GBS, np.int32))  # type: ignore[arg-type]
-        jitted = jax.jit(update, donate_argnums=0, in_shardings=sharding, out_shardings=sharding)
+        jitted = jax.jit(
+            update,
+            donate_argnums=0,
+            in_shardings=(lies, sharding.of_rows(mesh, 1), whole),
+            out_shardings=(lies, whole),
+        )
         return jitted.lower(state, batch, jax.ShapeDtypeStruct((), np.float32)).compile()
 
     with ledger.section("compile"):
         stages = dict.fromkeys(ramps.stage(config, begins) for begins in ramps.starts(config))
         programs = {stage: program(stage) for stage in stages}
     plain, bytes_V = objective_and_bytes(config, model, corpus)
-    evaluate = make_evaluator(model, plain, held_out, bytes_V, config.evaluation.rows)
+    shares = config.mesh.row_shares
+    rows = -(-config.evaluation.rows // shares) * shares
+    evaluate = make_evaluator(model, plain, held_out, bytes_V, rows)
 
     # ---- When what is due
     evaluate_every = parse_quantity(config.evaluation.every, "", ("steps", "progress"))
@@ -174,7 +186,8 @@ def train(
     # ---- Loop
     saver = checkpoint.Saver(checkpoints, config.checkpoint.keep)
     seen = feed.position * length
-    record = Record(run, config, events, ledger, feed, step, seen, flops, here.peak_flops)
+    peak = here.peak_flops * mesh.size
+    record = Record(run, config, events, ledger, feed, step, seen, flops, peak)
     resumed_at, last_save = step if source else None, ledger.elapsed()
 
     def due(every: Quantity) -> bool:
@@ -243,7 +256,7 @@ def train(
             with ledger.section("data"):
                 batch = feed.take(stage.rows, stage.micro_rows)
             with ledger.section("step"):
-                inputs = jax.device_put((batch, np.float32(at)), sharding)
+                inputs = sharding.place(batch, 1), jax.device_put(np.float32(at), whole)
                 state, metrics = programs[stage](state, *inputs)
             step += 1
             seen = feed.position * length
@@ -281,6 +294,7 @@ def _plan(
     model: Model,
     flops: float,
     here: device.Device,
+    mesh: jax.sharding.Mesh,
     corpus: Corpus,
     shapes: TrainState,
     table: packing.RowTable,
@@ -300,6 +314,7 @@ def _plan(
         "dtype": model.dtype.name,
         "path": model.path,
         "device": here._asdict(),
+        "mesh": dict(mesh.shape),
         "versions": run_folder.versions(),
         "data": {
             "rows": len(table),
@@ -314,13 +329,15 @@ def _plan(
 def _introduce(
     model: Model,
     here: device.Device,
+    mesh: jax.sharding.Mesh,
     corpus: Corpus,
     shapes: TrainState,
     table: packing.RowTable,
 ) -> None:
     parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes.params))
+    many = f"{mesh.size} x " if mesh.size > 1 else ""
     console.say(
         f"{console.count(parameters)} parameters, {model.path} in "
-        f"{model.dtype.name} on {here.name}, peak {here.peak_flops / 1e12:.3g} TFLOP/s "
+        f"{model.dtype.name} on {many}{here.name}, peak {here.peak_flops / 1e12:.3g} TFLOP/s "
         f"({here.peak_source})\n{len(corpus.train):,} training tokens in {len(table):,} rows"
     )

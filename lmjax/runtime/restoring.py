@@ -1,11 +1,13 @@
 """A trained model from its run folder, without its optimizer and without its recipe file."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from lmjax.config import Config
 from lmjax.data import corpus
+from lmjax.models import sharding
 from lmjax.models.build import build
 from lmjax.models.model import Model, Params
 from lmjax.runtime import checkpoint, device, journal, run_folder
@@ -40,12 +42,17 @@ def restore(run_dir: str | Path, step: int | None = None) -> tuple[Model, Params
     return model, load_params(model, run, step)[1], config
 
 
-def load_params(model: Model, run: Path, step: int | None) -> tuple[Saved, Params]:
+def load_params(
+    model: Model, run: Path, step: int | None, shardings: Any | None = None
+) -> tuple[Saved, Params]:
     """A run's checkpoint, as `find` finds it, and its parameters on the device: those evaluated.
 
-    A run that is still training removes steps while they are read; the next is taken then.
+    With `shardings`, a tree of them, they are divided over devices. A run that is still training
+    removes steps while they are read; the next is taken then.
     """
     abstract = jax.eval_shape(model.init, jax.random.key(0))
+    if shardings is not None:
+        abstract = sharding.shaped(abstract, shardings)
     while True:
         there = checkpoint.steps(run / "checkpoints")
         try:

@@ -21,7 +21,7 @@ FORMAT = 1
 PACKAGES = ("lmjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece")
 
 # What may differ between the processes of one run without changing what is computed.
-_FREE_SETTINGS = ("run", "data")
+_FREE_SETTINGS = ("run", "data", "mesh.data", "mesh.fsdp", "mesh.tensor")
 
 
 class Drift(ConfigError):
