@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lmjax.runtime import compiling, program
+from lmjax.runtime import compiling, device, program
 from lmjax.runtime.blueprint import Blueprint
 from lmjax.runtime.program import Product, Work
 from lmjax.runtime.roofline import Rates
@@ -91,10 +91,12 @@ def _known(product: Product) -> bool:
 
 
 class Measured(NamedTuple):
-    """The step as it was compiled for the attached device, and how long it took."""
+    """The step as it was compiled for the attached device, how long it took, and its memory."""
 
     compiled: compiling.Compiled
     seconds: float
+    peak: int
+    """Bytes: of a GPU as JAX took them, on a CPU all of this process."""
 
 
 def steps(drawn: Blueprint, seed: int, count: int = 20) -> Measured:
@@ -117,4 +119,4 @@ def steps(drawn: Blueprint, seed: int, count: int = 20) -> Measured:
         state, metrics = step(state, batch, half)
         jax.block_until_ready((state, metrics))
         found.append(time.perf_counter() - start)
-    return Measured(compiled, statistics.median(found[2:]))
+    return Measured(compiled, statistics.median(found[2:]), device.peak_memory_bytes())

@@ -144,7 +144,7 @@ def say(plan: Plan) -> None:
 def _bought(bought: Forecast) -> dict[str, str]:
     return {
         "tokens/s": f"{console.count(bought.tokens_per_second)}, MFU {bought.mfu:.0%}",
-        "budget": f"{bought.hours:.1f} h: {console.count(bought.steps)} steps, "
+        "budget": f"{bought.hours:.3g} h: {console.count(bought.steps)} steps, "
         f"{console.count(bought.tokens)} tokens",
         "loss": "unknown" if bought.loss is None else f"{bought.loss:.2f}",
         "disk": f"{_gib(bought.data_bytes)} of tokens, {_gib(bought.checkpoint_bytes)} of "
@@ -195,10 +195,12 @@ def say_sweep(recipe: Recipe, compile_it: Compile | None, price: float | None) -
 
 
 class Comparison(NamedTuple):
-    """Seconds a step on the attached device."""
+    """Seconds a step on the attached device, and bytes of memory."""
 
     predicted: float
     measured: float
+    predicted_peak: int
+    measured_peak: int
 
     @property
     def error(self) -> float:
@@ -212,7 +214,8 @@ def compare(recipe: Recipe, steps: int = 20) -> Comparison:
     drawn = blueprint.draw(config, recipe.make_optimizer, platform)
     found = measuring.steps(drawn, config.seed, steps)
     rates = measuring.rates(platform, found.compiled.works)
-    return Comparison(roofline.times(found.compiled.works, rates).total, found.seconds)
+    predicted = roofline.times(found.compiled.works, rates).total
+    return Comparison(predicted, found.seconds, found.compiled.peak, found.peak)
 
 
 def say_measured(recipe: Recipe, price: float | None) -> dict[str, Any]:
@@ -250,6 +253,8 @@ def say_measured(recipe: Recipe, price: float | None) -> dict[str, Any]:
     table.add_row(
         "step", f"{found.predicted:.4f} s ({found.error:+.0%})", f"{found.measured:.4f} s"
     )
+    whole = "" if here.platform == "gpu" else ", the whole process"
+    table.add_row("peak memory", _gib(found.predicted_peak), _gib(found.measured_peak) + whole)
     for name in _bought(both[0]):
         if name != "energy":
             table.add_row(name, *(_bought(one)[name] for one in both))
@@ -260,6 +265,14 @@ def say_measured(recipe: Recipe, price: float | None) -> dict[str, Any]:
         "budget": config.budget,
         "auto": None if choice is None else choice._asdict(),
         "parameters": parameters,
-        "predicted": {"step_seconds": found.predicted, "forecast": both[0]._asdict()},
-        "measured": {"step_seconds": found.measured, "forecast": both[1]._asdict()},
+        "predicted": {
+            "step_seconds": found.predicted,
+            "peak_bytes": found.predicted_peak,
+            "forecast": both[0]._asdict(),
+        },
+        "measured": {
+            "step_seconds": found.measured,
+            "peak_bytes": found.measured_peak,
+            "forecast": both[1]._asdict(),
+        },
     }
