@@ -4,6 +4,7 @@ The corpus is prepared if it is not there. The same command resumes where the ru
 """
 
 import contextlib
+import errno
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -169,6 +170,14 @@ def exit_codes() -> Iterator[None]:
             raise
         console.say(f"lmjax: {error}")
         sys.exit(known[type(error).__name__])
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+            raise
+        console.say(
+            f"lmjax: {error}; the checkpoints that were written are whole: see to the disk "
+            "and run me again"
+        )
+        sys.exit(75)
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ class Scene:
 
     @property
     def log(self) -> Path:
-        return self.run.with_name("output.log")
+        return self.run.parent.with_suffix(".log")  # not on the small file system
 
     @property
     def checkpoints(self) -> Path:

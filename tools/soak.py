@@ -276,6 +276,7 @@ class Soak:
         if kept < _KEPT_FAILURES:
             place = self.failures / f"{kept}-{why}-{self._name}"
             shutil.copytree(self._scene.run.parent, place)
+            shutil.copy(self._scene.log, place)
             say(f"kept: {place}")
 
     def _leave(self) -> None:
@@ -287,6 +288,7 @@ class Soak:
         if self._scene.mount is not None:
             faults.unmount(place)
         shutil.rmtree(place)
+        self._scene.log.unlink()
         self._scene, self._pending = None, []
 
 
@@ -337,9 +339,9 @@ def say(text: str) -> None:
 
 def main(
     minutes: float = 60.0,
-    kills: float = 0.5,
+    kills: float = 0.6,
     seed: int | None = None,
-    steps: int = 1500,
+    steps: int = 1000,
     folder: Path | None = None,
 ) -> None:
     """Break runs for so many minutes; `kills` is the share of plain kills among the faults."""
