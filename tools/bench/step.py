@@ -1,0 +1,127 @@
+"""The train step against a peer's: GPT-2's architecture, the same sizes, by turns in one process.
+
+    python -m tools.bench.step --peer torch --json
+    python -m tools.bench.step --peer plain --depth 12 --width 768 --length 1024 --rows 32
+
+Each round takes some steps of ours and some of the peer's; the ratio is the median over rounds of
+our tokens/s over theirs. On a CPU float32 and two threads, on a GPU bfloat16. `torch` is
+torch.compile (extra `[bench]`), `plain` is JAX and Linen as one writes them first.
+"""
+
+import dataclasses
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Literal
+
+# Two frameworks share a GPU here.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from rich.table import Table
+
+from lmjax.config import Config, TransformerConfig, load_recipe
+from lmjax.data.loader import Batch
+from lmjax.runtime import blueprint, console, device
+
+RECIPE = Path(__file__).parents[2] / "configs" / "gpt2.py"
+PEERS = {"torch": "tools.bench.torch_gpt", "plain": "tools.bench.plain_jax"}
+Take = Callable[[int], float]
+
+
+def ours(config: Config, tokens_BS: np.ndarray) -> Take:
+    """As the peers' `stepper`: a function that takes steps, waits and returns the loss."""
+    drawn = blueprint.draw(config, load_recipe(RECIPE).make_optimizer, device.platform())
+    compiled = jax.jit(drawn.train_step, donate_argnums=0).lower(*drawn.shapes).compile()
+    state = jax.jit(drawn.create)(jax.random.key(0))
+    batch, half = Batch(jax.device_put(tokens_BS[None])), jnp.asarray(0.5, jnp.float32)
+
+    def take(steps: int) -> float:
+        nonlocal state
+        for _ in range(steps):
+            state, metrics = compiled(state, batch, half)
+        return float(metrics.loss)
+
+    return take
+
+
+def matmul_flops() -> float:
+    """The best of the machine's own products of the compute type, operations a second."""
+    dtype, n = (jnp.bfloat16, 8192) if device.platform() == "gpu" else (jnp.float32, 1536)
+    a = jax.random.normal(jax.random.key(0), (n, n), dtype)
+    product = jax.jit(jnp.matmul)
+    product(a, a).block_until_ready()
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        product(a, a).block_until_ready()
+        times.append(time.perf_counter() - start)
+    return float(2 * n**3 / min(times))
+
+
+def main(
+    peer: Literal["torch", "plain"] = "torch",
+    depth: int = 6,
+    width: int = 384,
+    heads: int = 6,
+    length: int = 256,
+    rows: int = 8,
+    vocab_size: int = 4096,
+    steps: int = 3,
+    rounds: int = 8,
+    threads: int = 2,
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+) -> None:
+    """Compare at these sizes; `steps` of each side a round."""
+    config = load_recipe(RECIPE).config
+    assert isinstance(config.model, TransformerConfig)
+    model = dataclasses.replace(
+        config.model, vocab_size=vocab_size, depth=depth, width=width, heads=heads, length=length
+    )
+    batch = dataclasses.replace(config.batch, rows=rows, micro_rows=rows)
+    config = dataclasses.replace(config, model=model, batch=batch)
+    shape = rows, length + 1
+    tokens_BS = np.random.default_rng(0).integers(0, vocab_size, shape, dtype=np.int32)
+    theirs = import_module(PEERS[peer])
+    sides = {"lmjax": ours(config, tokens_BS), peer: theirs.stepper(config, tokens_BS, threads)}
+    for take in sides.values():  # compiled and warm
+        take(2)
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(rounds):
+        for name in sorted(sides, reverse=turn % 2 == 1):
+            start = time.perf_counter()
+            sides[name](steps)
+            seconds[name].append((time.perf_counter() - start) / steps)
+    ratios = [b / a for a, b in zip(seconds["lmjax"], seconds[peer], strict=True)]
+    ratio = statistics.median(ratios)
+    drawn = blueprint.draw(config, load_recipe(RECIPE).make_optimizer, device.platform())
+    flops = drawn.model.flops_per_token() * rows * length
+    best = matmul_flops()
+    table = Table("", "ms a step", "tokens/s", "of the best product's rate")
+    for name, found in seconds.items():
+        middle = statistics.median(found)
+        table.add_row(
+            name,
+            f"{1e3 * middle:.1f}",
+            f"{rows * length / middle:,.0f}",
+            f"{flops / middle / best:.1%}",
+        )
+    console.say(
+        f"{device.describe().name}: {depth} x {width}, {rows} x {length} tokens, V {vocab_size}"
+    )
+    console.terminal.print(table)
+    console.say(f"lmjax / {peer}: {ratio:.3f}, from {min(ratios):.3f} to {max(ratios):.3f}")
+    if as_json:
+        facts = {"ratio": ratio, "ratios": ratios, "seconds": seconds, "product_flops": best}
+        print(json.dumps({"peer": peer, **facts}))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
