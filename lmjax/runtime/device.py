@@ -51,13 +51,18 @@ def _measured_flops(dtype: jnp.dtype) -> float:
     return float(2 * n**3 / min(times))
 
 
+def cache_folder() -> Path:
+    """Where compiled programs are kept."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "lmjax" / "xla"
+
+
 def cache_compilations(folder: Path | None = None) -> None:
     """Keep compiled programs for the next start, in a folder only this user can read.
 
     A writable cache would let others run code here, so it is never in a shared folder.
     """
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(home) / "lmjax" / "xla" if folder is None else folder
+    folder = cache_folder() if folder is None else folder
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     folder.chmod(0o700)
     jax.config.update("jax_compilation_cache_dir", str(folder))
@@ -70,6 +75,11 @@ def memory_bytes() -> int:
     statistics = jax.devices()[0].memory_stats()
     if statistics and "bytes_limit" in statistics:
         return int(statistics["bytes_limit"])
+    return host_memory_bytes()
+
+
+def host_memory_bytes() -> int:
+    """What this machine, or the container, has to spare."""
     available = Path("/proc/meminfo")
     if not available.exists():
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
