@@ -694,6 +694,42 @@ class MeshConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ProcessesConfig:
+    """The processes of a run on several machines, each started with the same settings.
+
+    They share the corpus and the run folder through the file system.
+    """
+
+    count: int | Literal["auto"] = 1
+    """auto is as many as SLURM, Open MPI or Kubernetes started; each then knows its place."""
+    index: int | None = None
+    """Which of them this one is, from 0 on; none where the count is auto."""
+    coordinator: str | None = None
+    """host:port at which the process 0 waits for the others; none where the count is auto."""
+
+    def __post_init__(self) -> None:
+        count, several = self.count, isinstance(self.count, int) and self.count > 1
+        _require(count == "auto" or count >= 1, "processes.count", "at least 1, or auto", count)
+        for name in ("index", "coordinator"):
+            value = getattr(self, name)
+            expected = "given" if several else "none"
+            expected += f", since processes.count is {count}"
+            _require((value is not None) == several, f"processes.{name}", expected, value)
+        _require(
+            self.index is None or 0 <= self.index < typing.cast(int, count),
+            "processes.index",
+            f"at least 0 and below processes.count ({count})",
+            self.index,
+        )
+        _require(
+            self.coordinator is None or re.fullmatch(r".+:\d+", self.coordinator) is not None,
+            "processes.coordinator",
+            "host:port",
+            self.coordinator,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """One run."""
 
@@ -721,6 +757,7 @@ class Config:
     objective: ObjectiveConfig = ObjectiveConfig()
     batch: BatchConfig = BatchConfig()
     mesh: MeshConfig = MeshConfig()
+    processes: ProcessesConfig = ProcessesConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     ramp: RampConfig = RampConfig()

@@ -18,7 +18,9 @@ from lmjax.text.errors import DataError
 if TYPE_CHECKING:
     import optax
 
+    from lmjax.data.corpus import Corpus
     from lmjax.runtime.evaluation import Result
+    from lmjax.runtime.processes import Peers
 
 # JAX is imported where training begins: `--help` and "done" answer without it.
 
@@ -27,11 +29,14 @@ def main(argv: Sequence[str] | None = None, since: float | None = None) -> None:
     """The command. `since` is the monotonic time its budget counts from; none means from here."""
     begun = time.monotonic() if since is None else since
     recipe = configuration.parse_command_line("train", __doc__, argv)
-    with exit_codes():
+    from lmjax.runtime import processes
+
+    with processes.joined(recipe.config.processes) as peers, exit_codes():
         run = Path(recipe.config.run)
-        if not _is_done(run, recipe.config):
-            _train(recipe.config, recipe.make_optimizer, since=begun)
-            _write_samples(run, recipe.config)
+        if not peers.agree(lambda: _is_done(run, recipe.config)):
+            _train(recipe.config, peers, recipe.make_optimizer, since=begun)
+            if peers.first:
+                _write_samples(run, recipe.config)
         _next_commands(run)
 
 
@@ -42,9 +47,12 @@ def fit(config: Config, optimizer: "optax.GradientTransformation | None" = None)
     argument. None means the default, Muon and AdamW by `config.optimizer`. Raises ConfigError,
     DataError, or RuntimeError for a run that was interrupted, locked or diverged.
     """
+    from lmjax.runtime import processes
+
     run = Path(config.run)
-    if not _is_done(run, config):
-        _train(config, optimizer=optimizer)
+    with processes.joined(config.processes) as peers:
+        if not peers.agree(lambda: _is_done(run, config)):
+            _train(config, peers, optimizer=optimizer)
     return run
 
 
@@ -57,42 +65,43 @@ def _is_done(run: Path, config: Config) -> bool:
 
 def _train(
     config: Config,
+    peers: "Peers",
     make_optimizer: "Callable[[Config], optax.GradientTransformation] | None" = None,
     optimizer: "optax.GradientTransformation | None" = None,
     since: float | None = None,
 ) -> "Result":
-    from lmjax.runtime import lock, pulse, run_folder, signals
+    from lmjax.runtime import lock, pulse, signals
     from lmjax.runtime.ledger import Ledger
 
     ledger = Ledger(since=since)
     run, data = Path(config.run), Path(config.data)
-    with lock.hold(run), signals.listen() as stop, pulse.counted(run, ledger):
+    with contextlib.ExitStack() as held:
+        if peers.first:
+            held.enter_context(lock.hold(run))
+        stop = held.enter_context(signals.listen())
+        if peers.first:
+            held.enter_context(pulse.counted(run, ledger))
         from lmjax.data import corpus as corpora
         from lmjax.text import corpus as preparation
 
-        with ledger.section("prepare"):
+        def prepare() -> None:
             if not corpora.exists(data):
                 preparation.prepare(config.text, data)
+
+        with ledger.section("prepare"):
+            peers.agree(prepare)
             corpus = corpora.open_corpus(data)
         vocab_size = corpora.padded_vocabulary(corpus, config)
         config = configuration.with_vocabulary(config, vocab_size)
-        run_folder.check_config(run, config)
-        if config.init_from is not None:
-            run_folder.check_tokenizer(Path(config.init_from), data)
 
         import jax
 
         from lmjax.models import sharding
 
         mesh = sharding.mesh(config.mesh, jax.devices())
-        run_folder.write_new(run / "config.json", configuration.to_json(config).encode())
-        # Kept from the first start on: another corpus is refused later, and must not leave its own.
-        if corpus.tokenizer is not None and not run_folder.tokenizer(run).exists():
-            model = run_folder.tokenizer(data)
-            run_folder.write_new(run / model.name, model.read_bytes())
-
+        peers.agree(lambda: _settle(run, config, corpus))
         from lmjax.learning import optimizers
-        from lmjax.runtime import device, journal, loop
+        from lmjax.runtime import device, loop
 
         device.cache_compilations()
         rate = optimizers.learning_rate(config) if optimizer is None else optimizers.unknown_rate
@@ -102,9 +111,23 @@ def _train(
             tx = make_optimizer(config)
         else:
             tx = optimizers.muon_adamw(config, device.platform())
-        journalled = contextlib.closing(journal.Journal(run / "events.jsonl"))
-        with journalled as events, jax.set_mesh(mesh):
-            return loop.train(config, run, corpus, tx, rate, stop, ledger, events, mesh)
+        events = held.enter_context(contextlib.closing(peers.journal(run / "events.jsonl")))
+        held.enter_context(jax.set_mesh(mesh))
+        return loop.train(config, run, corpus, tx, rate, stop, ledger, events, mesh, peers)
+
+
+def _settle(run: Path, config: Config, corpus: "Corpus") -> None:
+    """Hold the settings against those the run was begun with, or write them down."""
+    from lmjax.runtime import run_folder
+
+    run_folder.check_config(run, config)
+    if config.init_from is not None:
+        run_folder.check_tokenizer(Path(config.init_from), corpus.folder)
+    run_folder.write_new(run / "config.json", configuration.to_json(config).encode())
+    # Kept from the first start on: another corpus is refused later, and must not leave its own.
+    if corpus.tokenizer is not None and not run_folder.tokenizer(run).exists():
+        model = run_folder.tokenizer(corpus.folder)
+        run_folder.write_new(run / model.name, model.read_bytes())
 
 
 def _write_samples(run: Path, config: Config) -> None:
@@ -159,16 +182,16 @@ def exit_codes() -> Iterator[None]:
         yield
     except run_folder.Drift as error:
         console.differences(error.rows, "the run has", "you asked for")
-        console.say(f"lmjax: {error}")
+        console.fail(str(error))
         sys.exit(78)
     except tuple(code) as error:
-        console.say(f"lmjax: {error}")
+        console.fail(str(error))
         sys.exit(next(number for kind, number in code.items() if isinstance(error, kind)))
     except RuntimeError as error:
         known: dict[str, int] = {"Interrupted": 75, "SaveError": 75, "Diverged": 70}
         if type(error).__name__ not in known:
             raise
-        console.say(f"lmjax: {error}")
+        console.fail(str(error))
         sys.exit(known[type(error).__name__])
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):

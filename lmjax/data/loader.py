@@ -26,6 +26,21 @@ class Batch(NamedTuple):
     """float32; none means that every target counts."""
 
 
+class Share(NamedTuple):
+    """The rows that a process reads, of those computed at a time: parts first to last of `of`."""
+
+    first: int = 0
+    last: int = 1
+    of: int = 1
+
+    def rows(self, count: int) -> range:
+        """Which of `count` rows; `of` must divide them."""
+        return range(count * self.first // self.of, count * self.last // self.of)
+
+
+ALL = Share()
+
+
 class Batches:
     """An iterator of batches; close it, or use it in a `with`, so that its threads end."""
 
@@ -85,21 +100,25 @@ def batches(
     position: int,
     rows: int,
     micro_rows: int | None = None,
+    share: Share = ALL,
     threads: int = 2,
     prefetch: int = 4,
 ) -> Batches:
     """Endless training batches of `rows` rows from `position` on, tokens int32 [G, B, S].
 
-    Which rows come next depends on `seed` and `position` alone. `prefetch` is in batches.
+    Which rows come next depends on `seed` and `position` alone; of each B of them, this process
+    reads its `share`. `prefetch` is in batches.
     A row that cannot be read raises DataError from `next`, naming shard and row.
     """
     B = micro_rows or rows
+    own = share.rows(B)
 
     def read(first: int) -> Batch:
-        tokens_RS = np.empty((rows, table.length + 1), np.int32)
-        for i in range(rows):
-            _write_row(table, order(seed, len(table), first + i), tokens_RS[i])
-        return Batch(tokens_RS.reshape(rows // B, B, -1))
+        tokens_GBS = np.empty((rows // B, len(own), table.length + 1), np.int32)
+        for micro, tokens_BS in zip(range(first, first + rows, B), tokens_GBS, strict=True):
+            for i, row in enumerate(own):
+                _write_row(table, order(seed, len(table), micro + row), tokens_BS[i])
+        return Batch(tokens_GBS)
 
     return _read_ahead(range(position, 2**62, rows), read, threads, prefetch)
 
@@ -107,11 +126,12 @@ def batches(
 class Feed:
     """Training batches whose size may change; close it so that its threads end.
 
-    `position` is the place in the data: the rows consumed.
+    `position` is the place in the data: the rows consumed, by all processes.
     """
 
-    def __init__(self, table: RowTable, seed: int, position: int) -> None:
+    def __init__(self, table: RowTable, seed: int, position: int, share: Share = ALL) -> None:
         self.position = position
+        self._share = share
         self._table, self._seed = table, seed
         self._size: tuple[int, int | None] | None = None
         self._batches: Batches | None = None
@@ -127,7 +147,9 @@ class Feed:
         if self._size != (rows, micro_rows):
             self.close()
             self._size = rows, micro_rows
-            self._batches = batches(self._table, self._seed, self.position, rows, micro_rows)
+            self._batches = batches(
+                self._table, self._seed, self.position, rows, micro_rows, self._share
+            )
 
     def take(self, rows: int, micro_rows: int | None = None) -> Batch:
         """The rows next in line, tokens int32 [G, B, S]."""
@@ -149,21 +171,24 @@ def evaluation_batches(
     table: RowTable,
     rows: int,
     max_rows: int | None = None,
+    share: Share = ALL,
     threads: int = 2,
     prefetch: int = 4,
 ) -> Batches:
     """Every row of a covering table once, tokens int32 [B, S] and weights float32 [B, T].
 
+    Of each `rows` this process reads its `share`.
     The last batch is filled up with rows of weight 0. Rows come in a fixed shuffled order, so that
     the first `max_rows` of them are a fair sample.
     """
     stop = len(table) if max_rows is None else min(max_rows, len(table))
 
     def read(first: int) -> Batch:
-        tokens_BS = np.zeros((rows, table.length + 1), np.int32)
-        weights_BT = np.zeros((rows, table.length), np.float32)
-        for i in range(min(rows, stop - first)):
-            row = order(0, len(table), first + i)
+        own = share.rows(rows)
+        tokens_BS = np.zeros((len(own), table.length + 1), np.int32)
+        weights_BT = np.zeros((len(own), table.length), np.float32)
+        for i, place in enumerate(range(first + own.start, min(first + own.stop, stop))):
+            row = order(0, len(table), place)
             _write_row(table, row, tokens_BS[i])
             weights_BT[i] = table.weights(row)
         return Batch(tokens_BS, weights_BT)

@@ -98,10 +98,39 @@ def shaped(tree: Any, shardings: Any) -> Any:
     )
 
 
+def own_rows(mesh: Mesh) -> tuple[int, int, int]:
+    """The parts of rows computed at a time that this process's devices hold: first, last, of."""
+    parts = [mesh.shape[name] for name in ROWS]
+    devices = mesh.devices.reshape(math.prod(parts), -1)
+    mine = [any(d.process_index == jax.process_index() for d in part) for part in devices]
+    return mine.index(True), len(mine) - mine[::-1].index(True), len(mine)
+
+
 def place(batch: Any, axis: int) -> Any:
-    """A batch from the host, its rows counted by `axis`, on the devices of the mesh that is set."""
+    """This process's rows of a batch, counted by `axis`, on the devices of the mesh that is set."""
     mesh = jax.sharding.get_mesh()
-    return jax.device_put(batch, None if mesh.empty else of_rows(mesh, axis))
+    if mesh.empty:
+        return jax.device_put(batch)
+    first, last, of = own_rows(mesh)
+
+    def put(rows: np.ndarray) -> jax.Array:
+        shape = list(rows.shape)
+        shape[axis] = shape[axis] * of // (last - first)
+        return _put(rows, of_rows(mesh, axis), tuple(shape))
+
+    return jax.tree.map(put, batch)
+
+
+def everywhere(value: Any, mesh: Mesh) -> jax.Array:
+    """A value that each process has, whole on each device."""
+    return _put(np.asarray(value), whole(mesh), np.shape(value))
+
+
+def _put(part: np.ndarray, sharding: NamedSharding, shape: tuple[int, ...]) -> jax.Array:
+    if sharding.is_fully_addressable:
+        return jax.device_put(part, sharding)
+    with jax.transfer_guard_host_to_device("allow"):  # asked for, where the guard sees a slip
+        return jax.make_array_from_process_local_data(sharding, part, shape)
 
 
 def gathered(table: jax.Array) -> jax.Array:

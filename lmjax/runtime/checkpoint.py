@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint import multihost
 
 from lmjax.learning.step import TrainState
 from lmjax.text.errors import DataError
@@ -101,7 +102,7 @@ def restore(item: Path, abstract: Any) -> Any:
     arguments = ocp.args.PyTreeRestore(
         item=abstract, restore_args=ocp.checkpoint_utils.construct_restore_args(abstract)
     )
-    with _checkpointer() as checkpointer:
+    with _checkpointer({jax.process_index()}) as checkpointer:
         expected = _shapes(abstract)
         saved = _shapes(checkpointer.metadata(item.absolute()).item_metadata.tree)
         for name in sorted(set(expected) | set(saved)):
@@ -119,18 +120,30 @@ def save(
     """Write and seal a step. `state` holds host arrays. Returns its folder.
 
     `evaluated` are the parameters of the finished model, where they are not `state.params`.
+    Of several processes each writes its part of the arrays, and the first all else; each must call.
     """
     folder = folder.absolute()  # Orbax takes no other
     final = folder / str(int(state.step))
     side = folder / f".saving-{final.name}"
-    shutil.rmtree(side, ignore_errors=True)
-    side.mkdir(parents=True)
-    with _checkpointer() as checkpointer:
+    first = jax.process_index() == 0
+    if first:
+        shutil.rmtree(side, ignore_errors=True)
+        side.mkdir(parents=True)
+    _meet(f"begun {final.name}")
+    with _checkpointer(set(range(jax.process_count()))) as checkpointer:
         items = {"params": state.params, "rest": state.opt_state}
         if evaluated is not None:
             items["evaluated"] = evaluated
         for name, tree in items.items():
             checkpointer.save(side / name, args=ocp.args.PyTreeSave(tree))
+    _meet(f"written {final.name}")
+    if first:
+        _seal(side, final, numbers)
+    _meet(f"sealed {final.name}")
+    return final
+
+
+def _seal(side: Path, final: Path, numbers: dict[str, Any]) -> None:
     (side / "numbers.json").write_text(json.dumps(numbers))
     seal = {"format": FORMAT, "files": {_name(side, path): _digest(path) for path in _files(side)}}
     (side / "seal.json").write_text(json.dumps(seal, indent=1))
@@ -138,8 +151,7 @@ def save(
         _force(path)
     _discard(final)
     side.rename(final)
-    _force(folder)
-    return final
+    _force(final.parent)
 
 
 def clean(folder: Path, good: int, keep: int, best_of: str | None = None) -> None:
@@ -178,9 +190,7 @@ class Saver:
     ) -> None:
         """Copy the state and start writing it. Raises SaveError if the save before failed."""
         self.wait()
-        # A real copy: the step donates these buffers, and on a CPU a view would share them.
-        given = jax.device_get((state, evaluated))
-        host, evaluated = jax.tree.map(lambda a: np.array(a, copy=True), given)
+        host, evaluated = _on_host((state, evaluated))
         work = threading.Thread(target=self._work, args=(host, numbers, evaluated), daemon=True)
         self._thread = work
         self._thread.start()
@@ -199,16 +209,51 @@ class Saver:
     def _work(self, host: TrainState, numbers: dict[str, Any], evaluated: Any | None) -> None:
         try:
             save(self.folder, host, numbers, evaluated)
-            clean(self.folder, int(host.step), self.keep, best_of="val_loss")
+            if jax.process_index() == 0:
+                clean(self.folder, int(host.step), self.keep, best_of="val_loss")
         except BaseException as error:
-            shutil.rmtree(self.folder / f".saving-{int(host.step)}", ignore_errors=True)
+            if jax.process_index() == 0:
+                shutil.rmtree(self.folder / f".saving-{int(host.step)}", ignore_errors=True)
             self._error = error
 
 
 @contextlib.contextmanager
-def _checkpointer() -> Iterator[ocp.Checkpointer]:
-    with contextlib.closing(ocp.Checkpointer(ocp.PyTreeCheckpointHandler())) as checkpointer:
+def _checkpointer(processes: set[int]) -> Iterator[ocp.Checkpointer]:
+    """Of these processes, which then wait for each other: not by their devices, which have work."""
+    options = ocp.options.MultiprocessingOptions(
+        primary_host=min(processes), active_processes=processes
+    )
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=options)
+    made = ocp.Checkpointer(handler, multiprocessing_options=options)
+    with contextlib.closing(made) as checkpointer:
         yield checkpointer
+
+
+def _meet(place: str) -> None:
+    """Wait for all processes; for a day at most, since one that is lost ends the others."""
+    if jax.process_count() > 1:
+        client = multihost.get_jax_distributed_client()
+        client.wait_at_barrier(f"lmjax/checkpoint {place}", 24 * 3600 * 1000)
+
+
+def _on_host(tree: Any) -> Any:
+    """A copy in memory that no step donates: whole, or where other processes hold parts, our part.
+
+    A real copy: on a CPU a view would share the buffer.
+    """
+
+    def is_whole(array: jax.Array) -> bool:
+        return array.is_fully_addressable or array.is_fully_replicated
+
+    def copy(array: Any) -> Any:
+        if isinstance(array, jax.Array) and not is_whole(array):
+            return jax.device_put(array, array.sharding.with_memory_kind("pinned_host"))
+        return np.array(array, copy=True)
+
+    for array in jax.tree.leaves(tree):
+        if isinstance(array, jax.Array) and is_whole(array):
+            array.copy_to_host_async()
+    return jax.block_until_ready(jax.tree.map(copy, tree))
 
 
 def _shapes(tree: Any) -> dict[str, str]:

@@ -77,6 +77,13 @@ def say(text: str) -> None:
     terminal.print(text, markup=False, soft_wrap=True)
 
 
+def fail(text: str) -> None:
+    """Print why the command ends, also of a process that says nothing else."""
+    quiet, terminal.quiet = terminal.quiet, False
+    say(f"lmjax: {text}")
+    terminal.quiet = quiet
+
+
 def differences(rows: Sequence[tuple[str, Any, Any]], old: str, new: str) -> None:
     """Print settings that differ, in two columns."""
     table = Table("setting", old, new)

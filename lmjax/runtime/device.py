@@ -27,7 +27,7 @@ def platform() -> str:
 
 def describe() -> Device:
     """The first device JAX finds; a peak that no data sheet tells is measured by a product."""
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     card = devices.named(device.device_kind)
     if card is not None:
         return Device(device.platform, device.device_kind, card.tflops * 1e12, "data sheet")
@@ -72,7 +72,7 @@ def cache_compilations(folder: Path | None = None) -> None:
 
 def memory_bytes() -> int:
     """What a run can have: JAX's share of a GPU, or what this machine has to spare."""
-    statistics = jax.devices()[0].memory_stats()
+    statistics = jax.local_devices()[0].memory_stats()
     if statistics and "bytes_limit" in statistics:
         return int(statistics["bytes_limit"])
     return host_memory_bytes()
@@ -92,7 +92,7 @@ def host_memory_bytes() -> int:
 
 def peak_memory_bytes() -> int:
     """The most memory used so far: the device's on a GPU, this process's on a CPU."""
-    statistics = jax.devices()[0].memory_stats()
+    statistics = jax.local_devices()[0].memory_stats()
     if statistics:
         return int(statistics["peak_bytes_in_use"])
     import resource

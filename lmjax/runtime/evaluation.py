@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lmjax.config import Config
@@ -57,17 +58,22 @@ def make_evaluator(
 
     @jax.jit
     def sums(params: Any, batch: loader.Batch) -> Any:
-        return objective(model, params, batch, jax.random.key(0))
+        found = objective(model, params, batch, jax.random.key(0))
+        if bytes_V is None:
+            return found, 0
+        assert batch.weights is not None
+        targets_BT = jnp.asarray(batch.tokens)[:, 1:]
+        return found, jnp.where(batch.weights > 0, jnp.asarray(bytes_V)[targets_BT], 0).sum()
 
     def evaluate(params: Any, max_rows: int | None = None) -> Result:
         loss = count = 0.0
         size = 0
-        with loader.evaluation_batches(table, rows, max_rows) as batches:
+        mesh = jax.sharding.get_mesh()
+        share = loader.ALL if mesh.empty else loader.Share(*sharding.own_rows(mesh))
+        with loader.evaluation_batches(table, rows, max_rows, share) as batches:
             for batch in batches:
-                found = jax.device_get(sums(params, sharding.place(batch, 0)))
-                assert batch.weights is not None
-                if bytes_V is not None:
-                    size += int(bytes_V[batch.tokens[:, 1:][batch.weights > 0]].sum())
+                found, more = jax.device_get(sums(params, sharding.place(batch, 0)))
+                size += int(more)
                 loss += float(found.loss)
                 count += float(found.count)
         mean = loss / count

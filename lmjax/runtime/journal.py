@@ -44,6 +44,22 @@ class Journal:
         self._file.close()
 
 
+class Unwritten(Journal):
+    """A journal that another process writes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write(self, entry: dict[str, Any], durable: bool = False) -> None:
+        pass
+
+    def cut(self, step: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def read(path: Path) -> list[dict[str, Any]]:
     """All whole lines of a journal, also of one being written; DataError names a bad line."""
     if not path.exists():

@@ -5,6 +5,7 @@ agree at every checkpoint, and the last step is no special case.
 """
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +35,7 @@ from lmjax.runtime import (
 )
 from lmjax.runtime.evaluation import Result, make_evaluator, objective_and_bytes
 from lmjax.runtime.ledger import Ledger
+from lmjax.runtime.processes import Peers
 from lmjax.runtime.record import Record, Taken
 from lmjax.runtime.signals import Stop
 
@@ -52,20 +54,29 @@ def train(
     ledger: Ledger,
     events: journal.Journal,
     mesh: jax.sharding.Mesh,
+    peers: Peers,
 ) -> Result:
     """Train until the budget is spent, from wherever the run folder stands; the final evaluation.
 
     `learning_rate` of progress is only reported; `ledger` holds what the run has used so far, and
-    `events` is its journal of decisions; `mesh` is the one that is set. Raises Interrupted,
-    Diverged, SaveError, DataError or ConfigError; the run folder is fit to go on from after each.
+    `events` is its journal of decisions; `mesh` is the one that is set, and `peers` the processes
+    that hold its devices. Raises Interrupted, Diverged, SaveError, DataError or ConfigError; the
+    run folder is fit to go on from after each.
     """
     # ---- Run folder: what is there
     checkpoints = run / "checkpoints"
-    saved, rejected = checkpoint.newest(checkpoints)
-    for reason in rejected:
-        console.say(f"passed over: {reason}")
+
+    def newest() -> tuple[int, str, dict[str, Any]] | None:
+        saved, rejected = checkpoint.newest(checkpoints)
+        for reason in rejected:
+            console.say(f"passed over: {reason}")
+        good = saved.step if saved else 0
+        checkpoint.clean(checkpoints, good, config.checkpoint.keep, best_of="val_loss")
+        return (saved.step, str(saved.folder), saved.numbers) if saved else None
+
+    found = peers.agree(newest)
+    saved = checkpoint.Saved(found[0], Path(found[1]), found[2]) if found else None
     step = saved.step if saved else 0
-    checkpoint.clean(checkpoints, step, config.checkpoint.keep, best_of="val_loss")
     branched = (
         restoring.find(Path(config.branch_from), config.branch_step)
         if (config.branch_from is not None and saved is None)
@@ -78,7 +89,8 @@ def train(
     here = device.describe()
     paced = Path(config.replay) if config.replay is not None else run
     recorded = run_folder.fixed(paced).get("auto")
-    choice = sizing.settle(config, here.platform, device.memory_bytes(), recorded)
+    memory = peers.agree(device.memory_bytes)
+    choice = sizing.settle(config, here.platform, memory, recorded)
     if choice is not None:
         config = sizing.applied(config, choice.micro_rows, choice.remat)
         console.say(f"auto: {sizing.in_words(config, choice)}")
@@ -97,7 +109,8 @@ def train(
         tokens.check_ids(model.V)
     table = packing.pack(corpus.train, length, corpus.bos, config.batch.packing)
     held_out = packing.pack(corpus.validation, length, corpus.bos, config.batch.packing, cover=True)
-    feed = loader.Feed(table, config.seed, source.numbers["rows"] if source else 0)
+    share = loader.Share(*sharding.own_rows(mesh))
+    feed = loader.Feed(table, config.seed, source.numbers["rows"] if source else 0, share)
     feed.read_ahead(stage.rows, stage.micro_rows)
 
     # ---- State
@@ -111,14 +124,14 @@ def train(
     lies = sharding.of_state(mesh, shapes)
     flops = model.flops_per_token(objective.predicted(config.objective, length) / length)
     plan = _plan(model, flops, here, mesh, corpus, shapes, table, held_out, choice)
-    run_folder.check_plan(run, plan)
+    peers.agree(lambda: run_folder.check_plan(run, plan))
     if config.replay is not None:
         run_folder.check_plan(Path(config.replay), plan)
     _introduce(model, here, mesh, corpus, shapes, table)
     if source:
         there = sharding.shaped(shapes, lies)
         state = TrainState(
-            jax.device_put(np.int32(step), whole),
+            sharding.everywhere(np.int32(step), mesh),
             checkpoint.restore(source.folder / "params", there.params),
             checkpoint.restore(source.folder / "rest", there.opt_state),
         )
@@ -187,12 +200,13 @@ def train(
     saver = checkpoint.Saver(checkpoints, config.checkpoint.keep)
     seen = feed.position * length
     peak = here.peak_flops * mesh.size
-    record = Record(run, config, events, ledger, feed, step, seen, flops, peak)
-    resumed_at, last_save = step if source else None, ledger.elapsed()
+    record = Record(run, config, events, ledger, feed, step, seen, flops, peak, peers.journal)
+    now: float = peers.agree(ledger.elapsed)
+    resumed_at, last_save = step if source else None, now
 
     def due(every: Quantity) -> bool:
         if every.kind == "seconds":
-            return ledger.elapsed() - last_save >= every.value
+            return now - last_save >= every.value
         if every.kind == "steps":
             return step > 0 and step % int(every.value) == 0
         return budget.crossed(progress, step, every.value)
@@ -203,14 +217,20 @@ def train(
             with ledger.section("step"):  # where the loop waits for the device
                 record.read(progress, leave=1)
             # Before what is due at this step is decided: a replay knows the piece from the start.
-            if pacer.due(progress, step):
+            piece = None
+            if peers.first and pacer.due(progress, step):
                 with ledger.section("step"):
                     jax.block_until_ready(state)
                 piece = pacer.estimate(progress, step, budget.spent(config, ledger.seconds()))
-                if piece:
-                    events.write({"event": "piece", **piece._asdict()}, durable=True)
-                    progress = progress.extended(piece)
-            ended, asked = progress.at(step) >= 1, stop.signal is not None
+            signal = peers.asked(stop.signal)
+            with ledger.section("step"):
+                decided = functools.partial(tuple, (piece, signal, ledger.elapsed()))
+                piece, signal, now = peers.agree(decided)
+            if piece:
+                piece = budget.Piece(*piece)
+                events.write({"event": "piece", **piece._asdict()}, durable=True)
+                progress = progress.extended(piece)
+            ended, asked = progress.at(step) >= 1, signal is not None
             fresh = step != resumed_at  # what was done at this step is already in the run folder
             result: Result | None = None
 
@@ -242,7 +262,7 @@ def train(
                     saver.save(state, numbers, evaluated(state) if evaluated else None)
                     if ended or asked or step == 1:
                         saver.wait()
-                last_save = ledger.elapsed()
+                last_save = now
                 pacer.saved(time.monotonic() - begun)
                 record.aside(time.monotonic() - begun)
 
@@ -250,13 +270,13 @@ def train(
                 break
 
             at = progress.at(step)
-            if (now := ramps.stage(config, at)) != stage:
-                stage = now
+            if (next_stage := ramps.stage(config, at)) != stage:
+                stage = next_stage
                 pacer.turned(step)
             with ledger.section("data"):
                 batch = feed.take(stage.rows, stage.micro_rows)
             with ledger.section("step"):
-                inputs = sharding.place(batch, 1), jax.device_put(np.float32(at), whole)
+                inputs = sharding.place(batch, 1), sharding.everywhere(np.float32(at), mesh)
                 state, metrics = programs[stage](state, *inputs)
             step += 1
             seen = feed.position * length
@@ -265,8 +285,8 @@ def train(
         record.finish(step)
 
     if not ended:
-        events.write({"event": "stop", "step": step, "signal": stop.signal}, durable=True)
-        raise Interrupted(f"{run}: stopped by {stop.signal} at step {step}, saved; run me again")
+        events.write({"event": "stop", "step": step, "signal": signal}, durable=True)
+        raise Interrupted(f"{run}: stopped by {signal} at step {step}, saved; run me again")
     assert result is not None
     seconds = ledger.seconds()
     done = {"event": "done", "step": step, "elapsed": sum(seconds.values()), "ledger": seconds}

@@ -1,6 +1,7 @@
 """What a run writes down as it goes: repeatable metrics, timings, and the progress line."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,11 +48,12 @@ class Record:
         tokens: int,
         flops_per_token: float,
         peak_flops: float,
+        written: Callable[[Path], journal.Journal] = journal.Journal,
     ) -> None:
         self.screen = console.Console()
         self._events = events
-        self._metrics = journal.Journal(run / "metrics.jsonl")
-        self._timing = journal.Journal(run / "timing.jsonl")
+        self._metrics = written(run / "metrics.jsonl")
+        self._timing = written(run / "timing.jsonl")
         self._metrics.cut(step)
         evaluations = [e for e in journal.read(self._metrics.path) if "val_loss" in e]
         self._bits: float | None = evaluations[-1]["val_bits_per_byte"] if evaluations else None

@@ -20,8 +20,9 @@ from lmjax.text.errors import DataError
 FORMAT = 1
 PACKAGES = ("lmjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece")
 
-# What may differ between the processes of one run without changing what is computed.
-_FREE_SETTINGS = ("run", "data", "mesh.data", "mesh.fsdp", "mesh.tensor")
+# What may differ between one start of a run and the next without changing what is computed.
+_FREE_SETTINGS = ("run", "data")
+_FREE_SECTIONS = ("mesh.", "processes.")
 
 
 class Drift(ConfigError):
@@ -50,7 +51,11 @@ def check_config(run: Path, config: Config) -> None:
     before = read_config(run)
     if config.model.vocab_size is None and before.model.vocab_size is not None:
         config = configuration.with_vocabulary(config, before.model.vocab_size)
-    rows = [row for row in configuration.difference(before, config) if row[0] not in _FREE_SETTINGS]
+    rows = [
+        row
+        for row in configuration.difference(before, config)
+        if row[0] not in _FREE_SETTINGS and not row[0].startswith(_FREE_SECTIONS)
+    ]
     if rows:
         raise Drift(run, rows)
 
