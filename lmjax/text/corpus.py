@@ -78,7 +78,9 @@ def prepare(text: TextConfig, out: Path) -> Manifest:
             settings=settings,
             versions=_versions("tokenizers" if model.name == JSON else "sentencepiece"),
         )
-        write(folder / manifest.FILE, manifest.to_json(made).encode())
+        content = manifest.to_json(made).encode()
+        write(folder / manifest.FILE, content)
+        write(folder / manifest.SEAL, manifest.seal(content))
     _tell(made, out)
     return made
 

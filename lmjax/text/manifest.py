@@ -5,7 +5,7 @@ import json
 import re
 import typing
 from dataclasses import dataclass
-from hashlib import file_digest
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,8 @@ from lmjax.text.errors import DataError
 
 FORMAT = 1
 FILE = "manifest.json"
+SEAL = "manifest.sha256"
+"""The manifest's own digest, as `sha256sum --check` reads it."""
 _MAX_BYTES = 64 << 20
 
 DType = Literal["uint16", "uint32"]
@@ -138,8 +140,21 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
+def seal(content: bytes) -> bytes:
+    """What SEAL holds for a manifest of this content."""
+    return f"{sha256(content).hexdigest()}  {FILE}\n".encode()
+
+
 def verify(folder: Path, manifest: Manifest) -> None:
-    """Compare every file with its digest. Raises DataError for the first that differs."""
+    """Compare every file, and the manifest, with its digest. Raises DataError for the first that
+    differs. Corpora of early versions have no SEAL: their manifest is taken as it is."""
+    listed, told = Path(folder) / FILE, Path(folder) / SEAL
+    true = seal(listed.read_bytes())
+    if told.exists() and (expected := told.read_bytes()[: len(true) + 1]) != true:
+        raise DataError(
+            f"{listed}: expected SHA-256 {expected.decode(errors='replace').split(' ')[0]} by "
+            f"{SEAL}, found {true.decode().split()[0]}; delete the folder and prepare it again"
+        )
     for file in manifest.files:
         path = Path(folder) / file.name
         try:

@@ -73,7 +73,11 @@ def test_the_manifest_tells_the_truth(rows, made):
     assert all(shard.size <= 400_000 for shard in facts.train.shards)
     assert facts.tokenizer.trained_bytes == facts.train.bytes
     assert facts.cleaning["duplicates"]["documents_kept"] == len(rows[1])
-    assert {file.name for file in made.iterdir()} == {manifest.FILE, *(f.name for f in facts.files)}
+    assert {file.name for file in made.iterdir()} == {
+        manifest.FILE,
+        manifest.SEAL,
+        *(f.name for f in facts.files),
+    }
 
 
 def test_the_number_of_processes_changes_no_byte(rows, made, tmp_path):
