@@ -1,6 +1,5 @@
-"""Runs asked to stop, runs asked for twice, runs that are over, and what is refused."""
+"""Runs asked to stop, runs that are over, and what is refused."""
 
-import json
 import shutil
 import signal
 
@@ -45,23 +44,6 @@ def test_signals_stop_it_and_the_same_command_goes_on(commands, finished):
     assert (run / "metrics.jsonl").read_bytes() == (finished.run / "metrics.jsonl").read_bytes()
     assert arrays(run) == arrays(finished.run)
     assert "plan.json" in files(run)
-
-
-def test_a_live_run_is_read_but_not_written_by_others(commands):
-    settings = ["--budget", "1000000steps", "--checkpoint.every", "1h", "--log.every", "100"]
-    process = commands.start_training(*settings)
-    wait_for(commands.folder / "run" / "timing.jsonl", process, lines=2)
-    second = commands.train(*settings)
-    assert second.code == 73, second.err
-    assert f'"pid": {process.pid}' in second.err and "already being written" in second.err
-    read = commands.run("evaluate", "--run", "run", "--json")
-    assert read.code == 0, read.err
-    assert json.loads(read.out)["step"] == 1
-    written = commands.run("generate", "--run", "run", "--prompt", "The", "--max-tokens", "4")
-    assert written.code == 0, written.err
-    assert written.out.startswith("The")
-    process.send_signal(signal.SIGTERM)
-    assert finish(process).code == 75
 
 
 def test_it_says_done_at_once(finished):
