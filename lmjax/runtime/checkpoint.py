@@ -248,7 +248,8 @@ def _on_host(tree: Any) -> Any:
     def copy(array: Any) -> Any:
         if isinstance(array, jax.Array) and not is_whole(array):
             return jax.device_put(array, array.sharding.with_memory_kind("pinned_host"))
-        return np.array(array, copy=True)
+        # By device_get: the loop forbids every transfer that is not asked for.
+        return np.array(jax.device_get(array), copy=True)
 
     for array in jax.tree.leaves(tree):
         if isinstance(array, jax.Array) and is_whole(array):
