@@ -8,9 +8,11 @@ to 9.5 tokens a scaling parameter (blocks' matrices and head, 730M) on eight H10
 tokens, 3.3e19 operations: 24 hours hold them from 43% of the card's peak on.
 Data: some 10B tokens of FineWeb-Edu or, better, ClimbMix, as Parquet files.
 
-`python -m lmjax.plan --config configs/day_h100.py --device h100 --formulas` (forecasts from sizes
-alone, not compiled): micro-batches of 8 rows without remat, 50.5 GiB; at an assumed 40% MFU 85.2k
-tokens/s, in 24 hours 6.9B tokens with 6% for what is no update.
+`python -m lmjax.plan --config configs/day_h100.py --device h100` (forecasts, compiled by XLA of jax
+0.10.2): micro-batches of 16 rows without remat, 61.4 GiB; 92.8k tokens/s, 44% MFU; in 24 hours 7.5B
+tokens with 6% for what is no update. Twenty updates of 64 rows on an H100, 16 at a time, took 67.9
+GiB with jax 0.11.2 and ran at 96.1k tokens/s, 45% MFU (docs/performance.md). For that choice:
+--batch.micro-rows 16 --model.remat none, and XLA_PYTHON_CLIENT_MEM_FRACTION=0.92.
 """
 
 from lmjax.config import (

@@ -9,9 +9,9 @@ Data: GPT-2's tokens in modded-nanogpt's shards (kjj0/fineweb10B-gpt2), 1.7B of 
 18 files. The mark is the mean over the first 10,240 rows of the validation shard.
 
 `python -m lmjax.plan --config configs/gpt2_124m_h100.py --device h100` (forecasts, compiled by
-XLA of jax 0.10.2): micro-batches of 128 rows without remat, 45.5 GiB; 464k tokens/s, 37% MFU:
-1.1 hours with 6% for what is no update. To hold to that choice:
---batch.micro-rows 128 --model.remat none; auto in train goes by formula, with more caution.
+XLA of jax 0.10.2): micro-batches of 128 rows without remat, 45.6 GiB; 462k tokens/s, 37% MFU:
+1.1 hours with 6% for what is no update. Twenty steps on an H100, where auto chose alike, took 45.9
+GiB and ran at 464k tokens/s (docs/performance.md).
 """
 
 from lmjax.config import (
