@@ -1,9 +1,10 @@
 """Whether two processes compute the same bits: 20 steps in each, on random tokens, compared.
 
-Each is `python -m lmjax.runtime.determinism [RECIPE]`, with nothing compiled before: what a
-compiler chooses with a stopwatch is chosen anew. It prints the device, a line a step, then digests.
+Each is `python -m lmjax.runtime.determinism ATTENTION [RECIPE]`, with nothing compiled before: what
+a compiler chooses with a stopwatch is chosen anew. It prints the device, a line a step, digests.
 """
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -33,18 +34,21 @@ class ProbeError(RuntimeError):
     """A process could not run the steps."""
 
 
-def compare(recipe: Path | None, flags: str = "") -> Comparison:
-    """Run the steps twice, one process after the other. Raises ProbeError with what one said."""
-    first, second = (_run(recipe, flags) for _ in range(2))
+def compare(recipe: Path | None, flags: str = "", attention: str = "auto") -> Comparison:
+    """Run the steps twice, one process after the other. Raises ProbeError with what one said.
+
+    `flags` are XLA's; `attention` other than auto takes the place of a Transformer's own choice.
+    """
+    first, second = (_run(recipe, flags, attention) for _ in range(2))
     facts = first[0]
     return Comparison(facts["platform"], facts["device"], _difference(first[1:], second[1:]))
 
 
-def _run(recipe: Path | None, flags: str) -> list[dict[str, Any]]:
+def _run(recipe: Path | None, flags: str, attention: str) -> list[dict[str, Any]]:
     environment = dict(os.environ)
     environment.pop("JAX_COMPILATION_CACHE_DIR", None)
     environment["XLA_FLAGS"] = f"{environment.get('XLA_FLAGS', '')} {flags}".strip()
-    command = [sys.executable, "-m", "lmjax.runtime.determinism"]
+    command = [sys.executable, "-m", "lmjax.runtime.determinism", attention]
     ended = subprocess.run(
         command + ([] if recipe is None else [str(recipe)]),
         env=environment,
@@ -67,7 +71,7 @@ def _difference(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> st
     return None
 
 
-def _steps(recipe: Path | None) -> None:
+def _steps(attention: Any, recipe: Path | None) -> None:
     import jax
     import numpy as np
 
@@ -80,10 +84,14 @@ def _steps(recipe: Path | None) -> None:
         chosen = Recipe(Config(model=model, batch=BatchConfig(rows=4, micro_rows=2)), None)
     else:
         chosen = configuration.load_recipe(recipe)
+    config = chosen.config
+    if attention != "auto" and isinstance(config.model, TransformerConfig):
+        model = dataclasses.replace(config.model, attention=attention)
+        config = dataclasses.replace(config, model=model)
     device = jax.devices()[0]
-    drawn = blueprint.draw(chosen.config, chosen.make_optimizer, device.platform)
+    drawn = blueprint.draw(config, chosen.make_optimizer, device.platform)
     print(json.dumps({"platform": device.platform, "device": device.device_kind}))
-    state = jax.jit(drawn.create)(jax.random.key(chosen.config.seed))
+    state = jax.jit(drawn.create)(jax.random.key(config.seed))
     step = jax.jit(drawn.train_step, donate_argnums=0)
     shapes = drawn.shapes[1]
     for number in range(1, STEPS + 1):
@@ -98,4 +106,4 @@ def _steps(recipe: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    _steps(Path(sys.argv[1]) if len(sys.argv) > 1 else None)
+    _steps(sys.argv[1], Path(sys.argv[2]) if len(sys.argv) > 2 else None)
