@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
+_MOST_JSON = 1 << 20
+
 
 class ConfigError(ValueError):
     """A setting that cannot work: names the key, what was expected and found. Exit code 78."""
@@ -963,7 +965,7 @@ def _read_recipe(path: Path) -> tuple[Config, Callable[[Config], Any] | None]:
     if not path.is_file():
         raise ConfigError(f"--config: expected a recipe file, found none at {path}")
     if path.suffix == ".json":
-        return from_json(path.read_text()), None
+        return _read_json(path), None
     spec = importlib.util.spec_from_file_location(f"recipe_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise ConfigError(f"--config: expected a .py or .json file, found {path}")
@@ -977,6 +979,14 @@ def _read_recipe(path: Path) -> tuple[Config, Callable[[Config], Any] | None]:
     return config, getattr(module, "make_optimizer", None)
 
 
+def _read_json(path: Path) -> Config:
+    with path.open("rb") as file:
+        content = file.read(_MOST_JSON + 1)
+    if len(content) > _MOST_JSON:
+        raise ConfigError(f"{path}: expected at most {_MOST_JSON >> 20} MiB, found more")
+    return from_json(content.decode(errors="replace"))
+
+
 def to_json(config: Config) -> str:
     """The config as indented JSON, every value spelt out."""
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
@@ -986,7 +996,7 @@ def from_json(text: str) -> Config:
     """Read what `to_json` wrote. Raises ConfigError for unknown keys and wrong types."""
     try:
         data = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"config.json: expected JSON, {error}") from None
     return typing.cast(Config, _decode(Config, data, ""))
 

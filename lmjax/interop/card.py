@@ -1,12 +1,11 @@
 """The model card: what the run's files say of the model, for those who find it elsewhere."""
 
-import json
 from pathlib import Path
 
 from lmjax.config import Config, TransformerConfig
 from lmjax.runtime import journal
 from lmjax.runtime.checkpoint import Saved
-from lmjax.text import manifest
+from lmjax.text import json_file, manifest
 from lmjax.text.errors import DataError
 
 
@@ -62,7 +61,7 @@ The licence is for whoever publishes this model to choose: it depends on the tex
 
 def _parameters(run: Path) -> str | None:
     plan = run / "plan.json"
-    return f"{json.loads(plan.read_bytes())['parameters']:,}" if plan.is_file() else None
+    return f"{json_file.read(plan)['parameters']:,}" if plan.is_file() else None
 
 
 def _corpus(config: Config) -> str | None:

@@ -1,9 +1,7 @@
 """A Hugging Face folder to a run folder: settings, a sealed checkpoint, tokenizer files."""
 
-import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +13,7 @@ from lmjax.interop.families import BARE_BERT, Family, Theirs, named
 from lmjax.learning.step import TrainState
 from lmjax.models.model import Params
 from lmjax.runtime import checkpoint, console, journal, restoring
-from lmjax.text import partial
+from lmjax.text import json_file, partial
 from lmjax.text.errors import DataError
 from lmjax.text.json_tokenizer import JsonTokenizer
 from lmjax.text.tokenizer import Tokenizer
@@ -41,7 +39,7 @@ _UNUSED_DROPOUT = ("attn_pdrop", "attention_dropout", "attention_probs_dropout_p
 def describes(folder: Path) -> bool:
     """Whether a folder holds a model of transformers."""
     path = folder / "config.json"
-    return path.is_file() and bool({"architectures", "model_type"} & _read_json(path).keys())
+    return path.is_file() and bool({"architectures", "model_type"} & json_file.read(path).keys())
 
 
 def read_folder(folder: Path) -> tuple[Family, TransformerConfig, Params]:
@@ -50,7 +48,7 @@ def read_folder(folder: Path) -> tuple[Family, TransformerConfig, Params]:
     Raises ConfigError for what lmjax does not compute, DataError for files that cannot be used.
     """
     path = folder / "config.json"
-    values = _read_json(path)
+    values = json_file.read(path)
     family = named(values, str(path))
     config = family.read(Theirs(values, str(path)))
     params = arrays.to_ours(family, agreement.exact(config), weights.read(folder))
@@ -66,7 +64,7 @@ def import_folder(source: Path, run: Path) -> float | None:
     family, model, params = read_folder(source)
     if family is BARE_BERT:
         console.say(f"{source}: {family.architecture} has no head; its pooler is not taken over")
-    values = _read_json(source / "config.json")
+    values = json_file.read(source / "config.json")
     for key in _UNUSED_DROPOUT:
         if values.get(key):
             console.say(f"{source}: {key} {values[key]}: lmjax drops no attention weights")
@@ -118,17 +116,3 @@ def _tokenizer(folder: Path, source: Path) -> Tokenizer | None:
         console.say(f"{source}: no tokenizer.model and no tokenizer.json; the run has no tokenizer")
         return None
     return restoring.restore_tokenizer(folder)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise DataError(f"{path}: expected a model's settings, found no such file")
-    if path.stat().st_size > _LARGEST_SMALL_FILE:
-        raise DataError(f"{path}: expected at most 64 MiB")
-    try:
-        values = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: expected JSON, {error}") from None
-    if not isinstance(values, dict):
-        raise DataError(f"{path}: expected an object, found {type(values).__name__}")
-    return values

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from lmjax.config import ConfigError
+from lmjax.text import json_file
 from lmjax.text.errors import DataError
 
 FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
-_LONGEST_HEADER = 1 << 24  # a tensor takes about 100 bytes of it
+_LONGEST_HEADER = 1 << 22  # a tensor takes about 100 bytes of it
 _ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 _OTHER_BYTES = {"I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2, "I8": 1, "U8": 1}
 _SIZES = _ITEM_BYTES | _OTHER_BYTES | {"BOOL": 1}
@@ -127,8 +128,8 @@ def _indexed(folder: Path) -> dict[Path, list[str] | None]:
     """The files an index names, with the tensors it expects in each."""
     path = folder / INDEX
     try:
-        places = dict(json.loads(path.read_bytes())["weight_map"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        places = dict(json_file.read(path, 16 << 20)["weight_map"])
+    except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: expected JSON with a weight_map: {error!r}") from None
     files: dict[Path, list[str] | None] = {}
     for name, file in places.items():

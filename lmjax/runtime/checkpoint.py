@@ -23,6 +23,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import multihost
 
 from lmjax.learning.step import TrainState
+from lmjax.text import json_file
 from lmjax.text.errors import DataError
 
 FORMAT = 1
@@ -50,11 +51,11 @@ def verify(folder: Path) -> Saved:
     Raises DataError naming the file, the digest expected and the one found.
     """
     try:
-        seal = json.loads((folder / "seal.json").read_bytes())
+        seal = json_file.read(folder / "seal.json")
         expected = dict(seal["files"])
         if seal["format"] != FORMAT:
             raise ValueError(f"format: expected {FORMAT}, found {seal['format']!r}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (DataError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder}: expected a sealed checkpoint, its seal.json: {error}") from None
     found = {_name(folder, path) for path in _files(folder)} - {"seal.json"}
     for name in sorted(found ^ set(expected)):
@@ -70,7 +71,7 @@ def verify(folder: Path) -> Saved:
                 f"{folder / name}: expected SHA-256 {digest}, found {actual}; "
                 "this checkpoint cannot be used"
             )
-    return Saved(int(folder.name), folder, json.loads((folder / "numbers.json").read_bytes()))
+    return Saved(int(folder.name), folder, json_file.read(folder / "numbers.json"))
 
 
 def newest(folder: Path) -> tuple[Saved | None, list[str]]:
@@ -104,7 +105,10 @@ def restore(item: Path, abstract: Any) -> Any:
     )
     with _checkpointer({jax.process_index()}) as checkpointer:
         expected = _shapes(abstract)
-        saved = _shapes(checkpointer.metadata(item.absolute()).item_metadata.tree)
+        found = checkpointer.metadata(item.absolute()).item_metadata
+        if found is None:
+            raise DataError(f"{item}: expected what Orbax has saved, found nothing of it")
+        saved = _shapes(found.tree)
         for name in sorted(set(expected) | set(saved)):
             if expected.get(name) != saved.get(name):
                 raise DataError(
@@ -289,8 +293,8 @@ def _force(path: Path) -> None:
 
 def _score(folder: Path, name: str | None) -> float | None:
     try:
-        return json.loads((folder / "numbers.json").read_bytes()).get(name)
-    except (OSError, ValueError):
+        return json_file.read(folder / "numbers.json").get(name or "")
+    except DataError:
         return None
 
 

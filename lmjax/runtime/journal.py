@@ -69,7 +69,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines[:-1], start=1):
         try:
             entry = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             entry = None
         if not isinstance(entry, dict):
             raise DataError(f"{path}, line {number}: expected a JSON object, found {line[:60]!r}")

@@ -15,6 +15,7 @@ from typing import Any
 from lmjax import config as configuration
 from lmjax.config import Config, ConfigError
 from lmjax.runtime import journal
+from lmjax.text import json_file
 from lmjax.text.errors import DataError
 
 FORMAT = 1
@@ -62,7 +63,7 @@ def check_config(run: Path, config: Config) -> None:
 
 def is_done(run: Path) -> bool:
     """Whether the run has spent its budget and saved its last step."""
-    return any(entry["event"] == "done" for entry in journal.read(run / "events.jsonl"))
+    return any(entry.get("event") == "done" for entry in journal.read(run / "events.jsonl"))
 
 
 def write_new(path: Path, content: bytes) -> None:
@@ -85,11 +86,8 @@ def check_plan(run: Path, plan: dict[str, Any]) -> None:
     if not path.exists():
         write_new(path, (json.dumps({"format": FORMAT, **plan}, indent=2) + "\n").encode())
         return
-    before = json.loads(path.read_text())
-    if before.get("format") != FORMAT:
-        raise DataError(f"{path}: expected format {FORMAT}, found {before.get('format')!r}")
-    fixed = before["fixed"]
-    rows = [(k, fixed.get(k), v) for k, v in plan["fixed"].items() if fixed.get(k) != v]
+    before = fixed(run)
+    rows = [(k, before.get(k), v) for k, v in plan["fixed"].items() if before.get(k) != v]
     if rows:
         raise Drift(run, rows)
 
@@ -97,8 +95,15 @@ def check_plan(run: Path, plan: dict[str, Any]) -> None:
 def fixed(run: Path) -> dict[str, Any]:
     """What a run begun before holds its resumed runs to; nothing for a new one."""
     path = run / "plan.json"
-    found: dict[str, Any] = json.loads(path.read_text())["fixed"] if path.exists() else {}
-    return found
+    if not path.exists():
+        return {}
+    found = json_file.read(path)
+    if found.get("format") != FORMAT:
+        raise DataError(f"{path}: expected format {FORMAT}, found {str(found.get('format'))[:80]}")
+    if not isinstance(found.get("fixed"), dict):
+        raise DataError(f"{path}: fixed: expected an object, found {str(found.get('fixed'))[:80]}")
+    held: dict[str, Any] = found["fixed"]
+    return held
 
 
 def tokenizer(folder: Path) -> Path:

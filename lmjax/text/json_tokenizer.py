@@ -12,6 +12,7 @@ from lmjax.text.tokenizer import Tokenizer
 # What begins a text, by name: the file itself does not say. The first that is there is taken.
 _BEGINNINGS = ("<|begin_of_text|>", "<s>", "<bos>", "<|bos|>", "<|endoftext|>", "[CLS]")
 _MASKS = ("[MASK]", "<mask>")
+_MOST_IDS = 1 << 22  # a list is made of so many
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
@@ -39,7 +40,11 @@ class JsonTokenizer(Tokenizer):
         self._json.no_padding()
         self._json.encode_special_tokens = True
         pieces = {id: piece for piece, id in self._json.get_vocab().items()}
-        self.vocab_size: int = max(pieces) + 1
+        self.vocab_size: int = max(pieces, default=-1) + 1
+        if not 0 < self.vocab_size <= _MOST_IDS:
+            raise DataError(
+                f"{name}: expected ids below {_MOST_IDS}, found {self.vocab_size - 1} the largest"
+            )
         self.mask = self._first(_MASKS)
         bos = self._first(_BEGINNINGS)
         if bos is None:
