@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from lmjax.runtime import checkpoint, journal
+from lmjax.text.errors import DataError
 
 LIMIT = 240.0
 """Seconds after which a process that should have ended hangs."""
@@ -55,7 +56,7 @@ class Scene:
     process: subprocess.Popen[bytes] | None = None
     began: float = 0.0
     damaged: set[int] = field(default_factory=set)
-    """Steps that faults have damaged."""
+    """Steps that faults have damaged; some have been saved anew since."""
     _said_from: int = 0
 
     @property
@@ -151,6 +152,16 @@ class Scene:
         """No process, by SIGKILL if need be, and a checkpoint or two."""
         if not self.ended() or self.process is not None:
             self.kill()
+
+    def whole(self) -> list[int]:
+        """Steps that a start could go on from, newest first."""
+
+        def verifies(step: int) -> bool:
+            with contextlib.suppress(DataError):
+                return bool(checkpoint.verify(self.checkpoints / str(step)))
+            return False
+
+        return [step for step in checkpoint.steps(self.checkpoints) if verifies(step)]
 
     def phase(self) -> str:
         """What the process is doing, told from the files it leaves."""
@@ -283,7 +294,7 @@ def _damage(scene: Scene, name: str, do: Callable[[Path], str]) -> Struck | None
     scene.stopped()
     if finished(scene):
         return None
-    whole = [s for s in checkpoint.steps(scene.checkpoints) if s not in scene.damaged]
+    whole = scene.whole()
     if not whole:
         return None
     step = scene.checkpoints / str(whole[0])
@@ -305,9 +316,8 @@ def _damage(scene: Scene, name: str, do: Callable[[Path], str]) -> Struck | None
         )
     code, _ = scene.end()
     told = code == 65 and what.split(":")[0] in said and "nothing was deleted" in said
-    shutil.rmtree(step)
+    shutil.rmtree(step, ignore_errors=True)
     copy.rename(step)
-    scene.damaged.discard(whole[0])
     return Struck(f"{name}, the only step: {step.name}/{what}", told, f"exit {code}")
 
 
@@ -385,7 +395,7 @@ def stray(scene: Scene) -> Struck | None:
     folder.mkdir()
     for name in (".saving-77", ".trash-78"):
         (scene.checkpoints / name / "params").mkdir(parents=True)
-    whole = [s for s in checkpoint.steps(scene.checkpoints) if s not in scene.damaged][1:]
+    whole = scene.whole()
     came_on = scene.resumed()
     said = scene.said()
     told = f"{folder}: expected a sealed checkpoint" in said

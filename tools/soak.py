@@ -66,6 +66,7 @@ KINDS = {
     ),
 }
 _KEPT_FAILURES = 5
+_MOST_STARTS = 5
 
 
 @dataclasses.dataclass
@@ -167,7 +168,12 @@ class Soak:
 
     def close(self) -> None:
         """Let the run end that is under way, judge it, and give back what was mounted."""
+        starts = 0
         while self._scene is not None and self._pending:
+            starts += 1
+            if starts > _MOST_STARTS:
+                self._hung(faults.KILL, f"not done after {_MOST_STARTS} starts without a fault")
+                return
             if self._scene.ended():
                 self._scene.process = None
                 self._scene.start()
@@ -341,7 +347,7 @@ def main(
     minutes: float = 60.0,
     kills: float = 0.6,
     seed: int | None = None,
-    steps: int = 1000,
+    steps: int = 600,
     folder: Path | None = None,
 ) -> None:
     """Break runs for so many minutes; `kills` is the share of plain kills among the faults."""
