@@ -690,6 +690,11 @@ class MeshConfig:
         return self.data * self.fsdp * self.tensor
 
     @property
+    def state_shares(self) -> int:
+        """Parts that parameters and optimizer state are divided into."""
+        return self.fsdp * self.tensor
+
+    @property
     def row_shares(self) -> int:
         """Parts that the rows computed at a time are divided into."""
         return self.data * self.fsdp

@@ -61,7 +61,7 @@ def spec(path: tuple[Any, ...], shape: tuple[int, ...], mesh: Mesh) -> Partition
     names = [str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey)]
     own = names[-1] if names else ""
     layer = names[-2] if own in ("kernel", "bias") and len(names) > 1 else own
-    place = _TENSOR.get(layer)
+    place = _TENSOR.get(layer) if mesh.shape["tensor"] > 1 else None
     if own == "bias" and place != -1:  # of what is summed: added once
         place = None
     if place is not None and len(shape) >= -place and shape[place] % mesh.shape["tensor"] == 0:

@@ -12,19 +12,20 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypedDict
 
 from lmjax import config as configuration
 from lmjax.config import Config, ConfigError
 from lmjax.runtime import devices, program
-from lmjax.runtime.program import Work
+from lmjax.runtime.program import Collective, Work
 
+_IN_A_MACHINE = 8  # cards, from which on a mesh is taken to span several
 INSTALL = 'pip install "lmjax[cuda12]" (or [cuda13]); no GPU is needed for it'
 
 
 @dataclass(frozen=True, kw_only=True)
 class Compiled:
-    """Bytes of device memory, by XLA's buffer assignment, and the kernels of one step."""
+    """Bytes of a device's memory, by XLA's buffer assignment, and its kernels of one step."""
 
     state: int
     """Parameters, optimizer state and the batch; new state takes the place of the old."""
@@ -32,6 +33,8 @@ class Compiled:
     """Activations, gradients, logits: all that lives within a step."""
     path: str
     works: tuple[Work, ...]
+    collectives: tuple[Collective, ...] = ()
+    """What the devices of a mesh exchange."""
 
     @property
     def peak(self) -> int:
@@ -96,7 +99,8 @@ class Compiler:
         if "error" in answer:
             raise CompileError(f"{card.name}: {answer['error']}")
         works = tuple(program.from_plain(work) for work in answer.pop("works"))
-        return Compiled(works=works, **answer)
+        exchanged = tuple(Collective(*one) for one in answer.pop("collectives"))
+        return Compiled(works=works, collectives=exchanged, **answer)
 
 
 class _Request(NamedTuple):
@@ -109,6 +113,7 @@ def _answer(request: _Request) -> dict[str, Any]:
     import jax
     from jax.experimental import topologies
 
+    from lmjax.models import sharding
     from lmjax.runtime import blueprint
 
     config = configuration.from_json(request.config)
@@ -116,23 +121,41 @@ def _answer(request: _Request) -> dict[str, Any]:
     if request.recipe is not None:
         make_optimizer = configuration.load_recipe(request.recipe).make_optimizer
     text = devices.target(devices.find(request.card))
-    topology = topologies.get_topology_desc(platform="cuda", target_config=text, topology="1x1x1")
-    mesh = topologies.make_mesh(topology, (1,), ("data",))
-    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    drawn = blueprint.draw(config, make_optimizer, "gpu")
-    shapes = jax.tree.map(
-        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), drawn.shapes
+    count = config.mesh.devices
+    machines = -(-count // _IN_A_MACHINE)
+    there = topologies.get_topology_desc(
+        platform="cuda", target_config=text, topology=f"1x{machines}x{-(-count // machines)}"
     )
-    step = jax.jit(drawn.train_step, donate_argnums=0)
-    compiled = step.lower(*shapes).compile()
+    mesh = sharding.mesh(config.mesh, there.devices)
+    drawn = blueprint.draw(config, make_optimizer, "gpu")
+    state, batch, progress = drawn.shapes
+    whole, lies = sharding.whole(mesh), sharding.of_state(mesh, state)
+    shapes = (
+        sharding.shaped(state, lies),
+        sharding.shaped(batch, jax.tree.map(lambda _: sharding.of_rows(mesh, 1), batch)),
+        sharding.shaped(progress, whole),
+    )
+    step = jax.jit(drawn.train_step, donate_argnums=0, out_shardings=(lies, whole))
+    # Not set as a mesh to run on: what is computed while tracing would be sent to its devices.
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        compiled = step.lower(*shapes).compile()
+    written = compiled.as_text() or ""
     return {
         **memory(compiled),
         "path": drawn.model.path,
-        "works": program.works(compiled.as_text() or ""),
+        "works": program.works(written),
+        "collectives": program.collectives(written),
     }
 
 
-def memory(compiled: Any) -> dict[str, int]:
+class Memory(TypedDict):
+    """The fields of `Compiled` that `memory` finds."""
+
+    state: int
+    temporary: int
+
+
+def memory(compiled: Any) -> Memory:
     """The two parts of a compiled step's peak, in bytes."""
     found = compiled.memory_analysis()
     state = found.argument_size_in_bytes

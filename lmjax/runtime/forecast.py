@@ -40,7 +40,11 @@ def forecast(
     step_seconds: float,
     price_per_hour: float | None,
 ) -> Forecast:
-    """What `config.budget` buys where a step takes `step_seconds`; energy at full power."""
+    """What `config.budget` buys where a step takes `step_seconds`; energy at full power.
+
+    `state_bytes` are those of one device, `card` is each of the devices of the config's mesh.
+    """
+    devices = config.mesh.devices
     step_tokens = config.batch.rows * config.model.length
     budget = parse_quantity(config.budget, "budget", ("steps", "tokens", "seconds"))
     if budget.kind == "seconds":
@@ -56,13 +60,13 @@ def forecast(
     width = 2 if (config.model.vocab_size or 0) <= 2**16 else 4
     return Forecast(
         tokens_per_second=step_tokens / step_seconds,
-        mfu=flops_per_token * step_tokens / step_seconds / (card.tflops * 1e12),
+        mfu=flops_per_token * step_tokens / step_seconds / (devices * card.tflops * 1e12),
         hours=hours,
         steps=steps,
         tokens=tokens,
         loss=loss(parameters, tokens) if within_law else None,
         data_bytes=width * tokens,
-        checkpoint_bytes=state_bytes * (config.checkpoint.keep + 1),
-        kwh=card.watts / 1000 * hours,
+        checkpoint_bytes=state_bytes * config.mesh.state_shares * (config.checkpoint.keep + 1),
+        kwh=devices * card.watts / 1000 * hours,
         cost=None if price_per_hour is None else price_per_hour * hours,
     )

@@ -31,6 +31,15 @@ class Plan(NamedTuple):
     times: roofline.Times | None
     forecast: Forecast
 
+    def collectives(self) -> dict[str, dict[str, float]]:
+        """Calls a step and bytes a device, of each kind of exchange between devices."""
+        found: dict[str, dict[str, float]] = {}
+        for one in self.compiled.collectives if self.compiled else ():
+            of_kind = found.setdefault(one.kind, {"calls": 0.0, "bytes": 0.0})
+            of_kind["calls"] += one.times
+            of_kind["bytes"] += one.times * one.bytes
+        return found
+
     def facts(self) -> dict[str, Any]:
         """As plain data, for a file."""
         return {
@@ -43,6 +52,8 @@ class Plan(NamedTuple):
             "parameters": self.parameters,
             "compiled": self.compiled is not None,
             "path": self.compiled.path if self.compiled else None,
+            "mesh": dataclasses.asdict(self.config.mesh),
+            "collectives": self.collectives(),
             "step_seconds": self.times._asdict() if self.times else None,
             "forecast": self.forecast._asdict(),
         }
@@ -80,7 +91,7 @@ def make(recipe: Recipe, card: Card, compile_it: Compile | None, price: float | 
     if compiled is None:
         spent = None
         tokens = config.batch.rows * config.model.length
-        seconds = flops * tokens / (_FORMULA_MFU * card.tflops * 1e12)
+        seconds = flops * tokens / (_FORMULA_MFU * card.tflops * 1e12 * config.mesh.devices)
         state_bytes = sizing.formula_parts(config, parameters)[0]
     else:
         spent = roofline.times(compiled.works, roofline.stated(card))
@@ -108,7 +119,9 @@ def _gib(size: float) -> str:
 def say(plan: Plan) -> None:
     """Print a plan as a table, and the overrides that give it to `lmjax.train`."""
     bought, choice, compiled = plan.forecast, plan.choice, plan.compiled
-    table = Table("", f"{plan.card.name}, {plan.config.budget}")
+    mesh = plan.config.mesh
+    many = f"{mesh.devices} x " if mesh.devices > 1 else ""
+    table = Table("", f"{many}{plan.card.name}, {plan.config.budget}")
     table.add_row("parameters", console.count(plan.parameters))
     how = "compiled" if compiled else "by formula"
     table.add_row(
@@ -121,11 +134,14 @@ def say(plan: Plan) -> None:
         slow = roofline.large_float32(compiled.works)
         names = ", ".join(work.name for work in slow)
         table.add_row("large products in float32", names or "none")
+        for kind, of_kind in plan.collectives().items():
+            sums = f"{of_kind['calls']:.0f} a step, {_gib(of_kind['bytes'])} on each device"
+            table.add_row(kind, sums)
         t = plan.times
         table.add_row(
             "step (roofline)",
             f"{t.total:.3f} s: products {t.products:.3f}, attention {t.attention:.3f}, "
-            f"the rest {t.fusions:.3f}",
+            f"the rest {t.fusions:.3f}" + (", without the network" if mesh.devices > 1 else ""),
         )
     else:
         table.add_row("step", f"assumed at {_FORMULA_MFU:.0%} MFU")

@@ -19,6 +19,14 @@ _FREE = {
     "partition-id",
     "iota",
 }
+_COLLECTIVES = (
+    "all-gather",
+    "all-reduce",
+    "reduce-scatter",
+    "all-to-all",
+    "collective-permute",
+    "collective-broadcast",
+)
 _LOOKS = {"slice", "dynamic-slice", "gather"}
 _DEAR = {"exponential", "tanh", "log", "power", "rsqrt", "sqrt", "cosine", "sine", "divide", "erf"}
 _PLAIN = {"add", "subtract", "multiply", "maximum", "minimum", "select", "compare", "convert"}
@@ -71,6 +79,15 @@ class Work(NamedTuple):
         return self.product is not None and "f32" in self.product.dtypes
 
 
+class Collective(NamedTuple):
+    """What devices exchange: a device's part of one call, and how often a step calls it."""
+
+    kind: str
+    bytes: float
+    """What one device has before or after, whichever is more: the whole of what is gathered."""
+    times: float
+
+
 def from_plain(values: list[Any]) -> Work:
     """A `Work` that has been through JSON."""
     work = Work(*values)
@@ -100,7 +117,26 @@ _Computation = dict[str, _Instruction]
 def works(text: str) -> list[Work]:
     """The kernels a step runs; loops are multiplied out where XLA knows how often they turn."""
     computations, entry = _parse(text)
-    return list(_walk(computations, entry, 1.0))
+    return [
+        _work(computations, *call)
+        for call in _walk(computations, entry, 1.0)
+        if not call[0].opcode.startswith(_COLLECTIVES)
+    ]
+
+
+def collectives(text: str) -> list[Collective]:
+    """What the devices of a step exchange; loops are multiplied out as in `works`."""
+    computations, entry = _parse(text)
+    found = []
+    for it, table, times in _walk(computations, entry, 1.0):
+        if it.opcode.startswith(_COLLECTIVES) and not it.opcode.endswith("-done"):
+            before = sum(_size(table[name].type) for name in it.operands if name in table)
+            after = _size(it.type)
+            if it.opcode.endswith("-start") and it.type.startswith("(("):  # both, before and after
+                after -= before
+            kind = next(name for name in _COLLECTIVES if it.opcode.startswith(name))
+            found.append(Collective(kind, max(before, after), times))
+    return found
 
 
 def _parse(text: str) -> tuple[dict[str, _Computation], str]:
@@ -161,7 +197,10 @@ def _called(instruction: _Instruction) -> list[str]:
     return names
 
 
-def _walk(computations: dict[str, _Computation], name: str, times: float) -> Iterator[Work]:
+def _walk(
+    computations: dict[str, _Computation], name: str, times: float
+) -> Iterator[tuple[_Instruction, _Computation, float]]:
+    """Each call of a kernel or a collective, where it stands, and how often it is made."""
     table = computations[name]
     for it in table.values():
         if it.opcode in _FREE:
@@ -174,16 +213,16 @@ def _walk(computations: dict[str, _Computation], name: str, times: float) -> Ite
         elif it.opcode in ("call", "conditional", "async-start"):
             for called in _called(it):
                 yield from _walk(computations, called, times)
-        elif it.opcode == "custom-call" and "fmha" in it.rest:
-            flops = _attention_flops(it, table)
-            yield Work("attention", it.name, flops, _moved(it, table), 0, times)
         else:
-            yield _kernel(computations, table, it, times)
+            yield it, table, times
 
 
-def _kernel(
-    computations: dict[str, _Computation], table: _Computation, it: _Instruction, times: float
+def _work(
+    computations: dict[str, _Computation], it: _Instruction, table: _Computation, times: float
 ) -> Work:
+    if it.opcode == "custom-call" and "fmha" in it.rest:
+        flops = _attention_flops(it, table)
+        return Work("attention", it.name, flops, _moved(it, table), 0, times)
     if it.opcode != "fusion":
         inside = {it.name: it}
         products = [(it, table)] if it.opcode == "dot" or "__cublas" in it.rest else []

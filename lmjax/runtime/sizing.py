@@ -70,17 +70,22 @@ def opened(config: Config) -> Config:
 
 
 def formula_parts(config: Config, parameters: int, platform: str = "gpu") -> tuple[float, float]:
-    """State and temporary bytes of a step, from the sizes alone: within some 30%.
+    """State and temporary bytes of a step on a device, from the sizes alone: within some 30%.
 
     12 bytes a parameter of state (Adam), 6 of gradients and casts, 2.5 chunks of float32 logits,
     and what each layer keeps of a token: about 34 widths (Korthikanti et al. 2022) without
-    attention's scores, less on each rung.
+    attention's scores, less on each rung. Devices that divide the state hold the embedding and its
+    gradient whole within a step.
     """
     c = config.model
     micro = config.batch.rows if config.batch.micro_rows is None else config.batch.micro_rows
     assert micro != "auto"
+    micro = -(-micro // config.mesh.row_shares)
     logits = min(CHUNK[platform], micro * c.length * (c.vocab_size or 0))
-    state, fixed = 12.0 * parameters, 6.0 * parameters + 10.0 * logits
+    parts = config.mesh.state_shares
+    state, fixed = 12.0 * parameters / parts, 6.0 * parameters / parts + 10.0 * logits
+    if parts > 1:
+        fixed += 8.0 * c.width * (c.vocab_size or 0)
     if isinstance(c, TransformerConfig):
         qkv, up, mixed = 1.0 * (c.heads + 2 * c.KV) * c.K, 1.0 * c.F, 1.0 * c.heads * c.K
         kept = {"full": 1.0 * c.width}
@@ -105,7 +110,7 @@ def choose(config: Config, limit: float, peak: Callable[[Config], float]) -> Cho
     the one with the most is taken. Raises ConfigError where not even one row fits.
     """
     rungs, micros = _rungs(config), _micros(config)
-    enough = min(ENOUGH, micros[-1] * config.model.length)
+    enough = min(ENOUGH * config.mesh.row_shares, micros[-1] * config.model.length)
     best: Choice | None = None
     least = math.inf
     for remat in rungs:
@@ -151,7 +156,9 @@ def _micros(config: Config) -> list[int]:
     return [
         micro
         for micro in range(1, rows + 1)
-        if rows % micro == 0 and all(n % min(micro, n) == 0 for n in stages)
+        if rows % micro == 0
+        and micro % config.mesh.row_shares == 0
+        and all(n % min(micro, n) == 0 for n in stages)
     ]
 
 

@@ -78,10 +78,10 @@ def test_devices_share_the_state(found):
 
 
 def test_the_rule():
-    names = ("data", "fsdp", "tensor")
-    mesh = AbstractMesh((1, 4, 2), names, (AxisType.Auto,) * 3)
+    axes = ("data", "fsdp", "tensor")
 
-    def lies(names, shape):
+    def lies(names, shape, tensor=2):
+        mesh = AbstractMesh((1, 4, tensor), axes, (AxisType.Auto,) * 3)
         return tuple(sharding.spec(tuple(map(jax.tree_util.DictKey, names)), shape, mesh))
 
     assert lies(["blocks", "q", "kernel"], (3, 64, 96)) == (None, "fsdp", "tensor")
@@ -89,6 +89,8 @@ def test_the_rule():
     assert lies(["blocks", "down", "bias"], (64, 128)) == (None, "fsdp")
     assert lies(["blocks", "up", "bias"], (64, 128)) == ("fsdp", "tensor")
     assert lies(["embedding"], (512, 60)) == ("tensor", "fsdp")
+    assert lies(["embedding"], (512, 60), tensor=1) == ("fsdp", None)
+    assert lies(["blocks", "q", "kernel"], (3, 64, 96), tensor=1) == (None, None, "fsdp")
     assert lies(["positions"], (62, 128)) == (None, "fsdp")  # the largest that 4 divides
     assert lies(["positions"], (128, 62)) == ("fsdp", None)
     assert lies(["positions"], (255, 63)) == (None, None)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lmjax.config import load_config
+from lmjax.config import MeshConfig, load_config
 from lmjax.runtime import compiling, devices
 
 pytestmark = pytest.mark.skipif(
@@ -54,6 +54,37 @@ def test_a_step_of_gpt2(compiler, name, rows, numbers, forward):
     peak = compiled.peak / 2**30
     assert peak == pytest.approx(PEAKS[name]["found"], rel=0.05)
     assert peak <= PEAKS[name]["most"]
+
+
+@pytest.mark.parametrize("cards", [8, 64])
+def test_a_step_on_many_cards(compiler, cards):
+    """GPT-2 XL with 8 rows a card: weights are gathered and their gradients scattered, no more."""
+    config = load_config(GPT2)
+    model = dataclasses.replace(config.model, remat="full", **XL)
+    rows = 8 * cards
+    batch = dataclasses.replace(config.batch, rows=rows, micro_rows=rows)
+    mesh = MeshConfig(fsdp=cards)
+    config = dataclasses.replace(config, model=model, batch=batch, mesh=mesh)
+    compiled = compiler.compile(config, devices.find("h100"))
+
+    calls = [work for work in compiled.works if work.kind == "attention"]
+    assert sum(work.times for work in calls) == 3 * 48
+    assert not any(work.product and work.float32 for work in compiled.works)
+    sums = {}
+    for one in compiled.collectives:
+        sums[one.kind] = sums.get(one.kind, 0) + one.times * one.bytes
+    assert set(sums) == {"all-gather", "reduce-scatter", "all-reduce"}
+    blocks = 12 * 48 * 1600**2
+    table = 50_304 * 1600
+    # bfloat16, forward and backward, biases aside; the embedding in float32 as well, for the lookup.
+    assert sums["all-gather"] == pytest.approx(2 * 2 * blocks + (4 + 2) * table, rel=0.02)
+    assert sums["reduce-scatter"] == pytest.approx(2 * blocks + (4 + 2) * table, rel=0.02)
+    assert sums["all-reduce"] < 0.01 * sums["all-gather"]
+
+    peak = compiled.peak / 2**30
+    kept = PEAKS[f"gpt2-xl full x {cards}"]
+    assert peak == pytest.approx(kept["found"], rel=0.05)
+    assert peak <= kept["most"]
 
 
 @pytest.mark.parametrize(
