@@ -132,7 +132,8 @@ def collectives(text: str) -> list[Collective]:
         if it.opcode.startswith(_COLLECTIVES) and not it.opcode.endswith("-done"):
             before = sum(_size(table[name].type) for name in it.operands if name in table)
             after = _size(it.type)
-            if it.opcode.endswith("-start") and it.type.startswith("(("):  # both, before and after
+            # What begins an exchange has the type of both, but for all-reduce, where they are one.
+            if it.opcode.endswith("-start") and it.opcode != "all-reduce-start":
                 after -= before
             kind = next(name for name in _COLLECTIVES if it.opcode.startswith(name))
             found.append(Collective(kind, max(before, after), times))

@@ -76,9 +76,9 @@ def test_a_step_on_many_cards(compiler, cards):
     assert set(sums) == {"all-gather", "reduce-scatter", "all-reduce"}
     blocks = 12 * 48 * 1600**2
     table = 50_304 * 1600
-    # bfloat16, forward and backward, biases aside; the embedding in float32 as well, for the lookup.
-    assert sums["all-gather"] == pytest.approx(2 * 2 * blocks + (4 + 2) * table, rel=0.02)
-    assert sums["reduce-scatter"] == pytest.approx(2 * blocks + (4 + 2) * table, rel=0.02)
+    # bfloat16, forward and backward, biases aside; the embedding in float32 too, for the lookup.
+    assert sums["all-gather"] == pytest.approx(2 * 2 * blocks + (4 + 2) * table, rel=0.01)
+    assert sums["reduce-scatter"] == pytest.approx(2 * blocks + (4 + 2) * table, rel=0.01)
     assert sums["all-reduce"] < 0.01 * sums["all-gather"]
 
     peak = compiled.peak / 2**30

@@ -44,6 +44,38 @@ def test_a_loop_counts_as_often_as_it_turns_and_a_slice_for_its_part():
     assert (fusion.kind, fusion.bytes) == ("fusion", 2 * 64 * 4)
 
 
+EXCHANGED = """HloModule m
+
+%body (p: (s32[], bf16[16,256])) -> (s32[], bf16[16,256]) {
+  %p = (s32[], bf16[16,256]{1,0}) parameter(0)
+  %x = bf16[16,256]{1,0} get-tuple-element(%p), index=1
+  %s = (bf16[16,256]{1,0}, bf16[128,256]{1,0}) all-gather-start(%x), dimensions={0}
+  %g = bf16[128,256]{1,0} all-gather-done(%s)
+  %i = s32[] get-tuple-element(%p), index=0
+  ROOT %t = (s32[], bf16[16,256]{1,0}) tuple(%i, %x)
+}
+
+ENTRY %main (w: f32[800], v: f32[8], t: (s32[], bf16[16,256])) -> f32[100] {
+  %w = f32[800]{0} parameter(0)
+  %v = f32[8]{0} parameter(1)
+  %t = (s32[], bf16[16,256]{1,0}) parameter(2)
+  %l = (s32[], bf16[16,256]{1,0}) while(%t), body=%body, backend_config={"known_trip_count":{"n":"7"}}
+  %a = (f32[800]{0}, f32[8]{0}) all-reduce-start(%w, %v), to_apply=%add
+  %b = (f32[800]{0}, f32[8]{0}) all-reduce-done(%a)
+  ROOT %r = f32[100]{0} reduce-scatter(%w), dimensions={0}, to_apply=%add
+}
+"""  # noqa: E501
+
+
+def test_what_devices_exchange_is_listed_and_is_no_work():
+    assert program.works(EXCHANGED) == []
+    assert program.collectives(EXCHANGED) == [
+        ("all-gather", 128 * 256 * 2, 7),
+        ("all-reduce", 808 * 4, 1),
+        ("reduce-scatter", 800 * 4, 1),
+    ]
+
+
 def test_what_xla_compiles_here_is_read():
     step = jax.jit(lambda a, b: jnp.tanh(a @ b).sum())
     a, b = jnp.ones((256, 512)), jnp.ones((512, 384))

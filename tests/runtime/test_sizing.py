@@ -11,6 +11,7 @@ from lmjax.config import (
     Config,
     ConfigError,
     LSTMConfig,
+    MeshConfig,
     RampConfig,
     TransformerConfig,
     load_config,
@@ -42,6 +43,14 @@ def test_the_cheapest_rung_with_enough_rows_is_taken(limit, micro_rows, remat):
     choice = sizing.choose(CONFIG, limit, peak)
     assert (choice.micro_rows, choice.remat) == (micro_rows, remat)
     assert choice.peak <= limit
+
+
+def test_rows_at_a_time_are_a_multiple_of_the_devices_that_divide_them():
+    config = dataclasses.replace(CONFIG, mesh=MeshConfig(data=2, fsdp=4))
+    assert sizing.choose(config, 100 + 40 * 64, peak).micro_rows == 64
+    assert sizing.choose(config, 100 + 8 * 15, peak).micro_rows == 8
+    with pytest.raises(ConfigError, match=r"found .* for 8 rows with remat full"):
+        sizing.choose(config, 100 + 8 * 7, peak)
 
 
 def test_a_model_that_does_not_fit_is_refused():
