@@ -136,11 +136,11 @@ def _meet(config: ProcessesConfig) -> Peers:
         jax.distributed.initialize(
             **alone, heartbeat_timeout_seconds=_HEARTBEAT, shutdown_timeout_seconds=_HEARTBEAT
         )
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
         console.fail(
-            f"processes.count: expected to be started by SLURM, Open MPI or Kubernetes, "
-            f"since it is auto, found none of them ({error}); give --processes.count, "
-            "--processes.index and --processes.coordinator"
+            f"processes.count {config.count}: expected to be started by SLURM, Open MPI or "
+            f"Kubernetes where it is auto, or by hand with --processes.index and "
+            f"--processes.coordinator, found: {error}"
         )
         sys.exit(78)
     return Peers(jax.process_index(), jax.process_count())
