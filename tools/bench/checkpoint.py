@@ -1,0 +1,100 @@
+"""What a checkpoint costs: how long the loop waits, how long the writing takes, and the restore.
+
+    python -m tools.bench.checkpoint --json
+
+The state is GPT-2's (124M) with Adam's moments, 1.4 GiB of random numbers. The peer is
+`numpy.savez` of the same arrays, without digests or fsync; the restore is held against reading the
+same files.
+"""
+
+import functools
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from rich.table import Table
+
+from lmjax.config import load_recipe
+from lmjax.learning.step import TrainState
+from lmjax.runtime import blueprint, checkpoint, console, device
+
+RECIPE = Path(__file__).parents[2] / "configs" / "gpt2.py"
+
+
+def clock(run: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def read(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.read_bytes()
+
+
+def main(
+    folder: Path | None = None,
+    peer: Literal["savez"] = "savez",
+    depth: int = 12,
+    repeats: int = 3,
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+) -> None:
+    """Save and restore under `folder` (none means that for temporary files), a few times."""
+    recipe = load_recipe(RECIPE, ["--model.depth", str(depth), "--model.attention", "xla"])
+    drawn = blueprint.draw(recipe.config, recipe.make_optimizer, device.platform())
+    shapes = drawn.shapes[0]
+    keys = iter(jax.random.split(jax.random.key(0), len(jax.tree.leaves(shapes))))
+
+    def random(shape: Any) -> Any:
+        key = next(keys)
+        if not jnp.issubdtype(shape.dtype, jnp.floating):
+            return jnp.ones(shape.shape, shape.dtype)
+        return jax.random.normal(key, shape.shape, shape.dtype)
+
+    state: TrainState = jax.block_until_ready(jax.tree.map(random, shapes))
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    found: dict[str, list[float]] = {
+        name: [] for name in ("blocked", "written and sealed", "restored", "files read", peer)
+    }
+    for repeat in range(repeats):
+        with tempfile.TemporaryDirectory(dir=folder) as name:
+            saver = checkpoint.Saver(Path(name), keep=2)
+            begun = time.perf_counter()
+            saver.save(state, {"step": repeat})
+            found["blocked"].append(time.perf_counter() - begun)
+            saver.wait()
+            found["written and sealed"].append(time.perf_counter() - begun)
+            saved = Path(name) / str(int(state.step))
+
+            def restore(saved: Path = saved) -> None:
+                checkpoint.verify(saved)
+                jax.block_until_ready(checkpoint.restore(saved / "params", shapes.params))
+                jax.block_until_ready(checkpoint.restore(saved / "rest", shapes.opt_state))
+
+            found["restored"].append(clock(restore))
+            found["files read"].append(clock(functools.partial(read, saved)))
+            arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
+            found[peer].append(clock(functools.partial(np.savez, Path(name) / "peer", *arrays)))
+    table = Table(f"{size / 2**30:.2f} GiB", "s", "GiB/s")
+    for name, seconds in found.items():
+        middle = statistics.median(seconds)
+        table.add_row(name, f"{middle:.3f}", f"{size / 2**30 / middle:.2f}")
+    console.terminal.print(table)
+    ratios = [a / b for a, b in zip(found[peer], found["blocked"], strict=True)]
+    console.say(f"a loop that waits for {peer} waits {statistics.median(ratios):.1f} times as long")
+    if as_json:
+        facts = {"ratio": statistics.median(ratios), "ratios": ratios, "bytes": size}
+        print(json.dumps({"peer": peer, **facts, "seconds": found}))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
