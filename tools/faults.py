@@ -193,14 +193,13 @@ def lines(path: Path) -> int:
 
 
 def kill(scene: Scene) -> Struck | None:
-    """SIGKILL at a random instant of a process's life, or of its stepping."""
-    if scene.ended() or scene.random.random() < 0.3:
+    """SIGKILL at a random instant of a start, or of the steps after it."""
+    if scene.random.random() < 0.5:
         scene.stopped()
         scene.start()
-        instant = scene.random.uniform(0, 1.5 * scene.start_up)
+        time.sleep(scene.random.uniform(0, 1.5 * scene.start_up))
     else:
-        instant = scene.random.uniform(0, 1.5)
-    time.sleep(instant)
+        scene.stepping()
     if scene.ended():
         return None
     phase = scene.phase()
@@ -565,8 +564,10 @@ def last_step(run: Path) -> int:
     return max((entry["step"] for entry in entries), default=0)
 
 
-KILL = kill
-OTHERS: tuple[Callable[[Scene], Struck | None], ...] = (
+Fault = Callable[[Scene], Struck | None]
+"""None where it could not be done: the run was over, or has no file system of its own."""
+
+OTHERS: tuple[Fault, ...] = (
     terminate,
     terminate_twice,
     suspend,

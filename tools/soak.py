@@ -23,9 +23,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -35,7 +33,7 @@ import tyro
 from lmjax.runtime import checkpoint, journal
 from lmjax.text.errors import DataError
 from tools import faults
-from tools.faults import Hang, Scene, Struck
+from tools.faults import Fault, Hang, Scene, Struck
 
 RECIPE = '''"""A run that is small enough to be broken often."""
 
@@ -132,7 +130,7 @@ class Soak:
         self.folder, self.random = folder, random.Random(seed)  # noqa: S311
         self.verdicts: list[Verdict] = []
         self.failures = folder / "failures"
-        self._pending: list[Verdict] = []
+        self.pending: list[Verdict] = []
         self._runs = 0
         self._corpus = folder / "corpus"
         self._environment = {
@@ -147,32 +145,67 @@ class Soak:
         self._name = ""
 
     def fault(self, kills: float) -> None:
-        """Do one fault; `kills` is the share of plain kills."""
+        """Do one fault, on a run of any kind; `kills` is the share of plain kills."""
         if self._scene is None:
-            self._scene = self._begin()
+            self.begin(self.random.choice(list(KINDS)), small=self.random.random() < 0.4)
+        kill = self.random.random() < kills
+        self.strike(faults.kill if kill else self.random.choice(faults.OTHERS))
+
+    def begin(self, kind: str, small: bool) -> bool:
+        """Make ready to train anew; `small` on a small file system of its own, if one can be had.
+
+        Returns whether the file system is as asked.
+        """
+        assert self._scene is None
+        self._runs += 1
+        self._name = f"{kind}-{self._runs}"
+        place = self.folder / self._name
+        mounted = faults.mount_small(place) if small else None
+        place.mkdir(exist_ok=True)
+        reference = self._references[kind]
+        self._scene = Scene(
+            place / "run",
+            reference.recipe,
+            self._corpus,
+            self._environment,
+            self.random,
+            mounted,
+            reference.start_up,
+        )
+        return small == (mounted is not None)
+
+    def take_steps(self) -> None:
+        """Let the run that was begun come to some steps."""
+        assert self._scene is not None
+        self._scene.stepping()
+
+    def strike(self, do: Fault) -> bool:
+        """Do a fault to the run that was begun; whether there was a run left to do it to."""
         scene = self._scene
-        do = faults.KILL if self.random.random() < kills else self.random.choice(faults.OTHERS)
+        if scene is None:
+            return False
         step = faults.last_step(scene.run) if scene.ended() else 0
         try:
             struck = do(scene)
         except (Hang, subprocess.TimeoutExpired) as error:
             self._hung(do, str(error))
-            return
+            return True
         if struck is not None:
             step = max(step, faults.last_step(scene.run))
-            self._pending.append(Verdict(do.__name__, self._name, step, struck))
+            self.pending.append(Verdict(do.__name__, self._name, step, struck))
             if struck.told is False:
                 self._keep("silent")
         if scene.ended():
             self._judge()
+        return True
 
     def close(self) -> None:
         """Let the run end that is under way, judge it, and give back what was mounted."""
         starts = 0
-        while self._scene is not None and self._pending:
+        while self._scene is not None and self.pending:
             starts += 1
             if starts > _MOST_STARTS:
-                self._hung(faults.KILL, f"not done after {_MOST_STARTS} starts without a fault")
+                self._hung(faults.kill, f"not done after {_MOST_STARTS} starts without a fault")
                 return
             if self._scene.ended():
                 self._scene.process = None
@@ -180,7 +213,7 @@ class Soak:
             try:
                 self._scene.end()
             except Hang as error:
-                self._hung(faults.KILL, str(error))
+                self._hung(faults.kill, str(error))
                 return
             self._judge()
         if self._scene is not None:
@@ -216,24 +249,6 @@ class Soak:
         say(f"{kind}: {steps} undisturbed steps, {len(digests)} saved, {start_up:.1f} s to start")
         return Reference(recipe, metrics, digests, start_up)
 
-    def _begin(self) -> Scene:
-        self._runs += 1
-        kind = self.random.choice(list(KINDS))
-        self._name = f"{kind}-{self._runs}"
-        place = self.folder / self._name
-        reference = self._references[kind]
-        mounted = faults.mount_small(place) if self.random.random() < 0.4 else None
-        place.mkdir(exist_ok=True)
-        return Scene(
-            place / "run",
-            reference.recipe,
-            self._corpus,
-            self._environment,
-            self.random,
-            mounted,
-            reference.start_up,
-        )
-
     def _judge(self) -> None:
         """Hold what the run has come to against the undisturbed one."""
         scene = self._scene
@@ -248,25 +263,25 @@ class Soak:
             if left:
                 problem = f"left behind: {', '.join(left)}"
         waiting = []
-        for verdict in self._pending:
+        for verdict in self.pending:
             if problem or done or reached > verdict.step:
                 verdict.exact, verdict.problem = not problem, problem
                 self._tell(verdict)
             else:
                 waiting.append(verdict)
-        self._pending = waiting
+        self.pending = waiting
         if problem:
             self._keep("inexact")
         if problem or done:
             self._leave()
 
-    def _hung(self, do: Callable[..., Any], problem: str) -> None:
+    def _hung(self, do: Fault, problem: str) -> None:
         verdict = Verdict(do.__name__, self._name, 0, Struck("hang", told=False))
         verdict.exact, verdict.problem = False, problem
-        for each in (*self._pending, verdict):
+        for each in (*self.pending, verdict):
             each.exact, each.problem = False, problem
             self._tell(each)
-        self._pending = []
+        self.pending = []
         self._keep("hang")
         self._leave()
 
@@ -295,7 +310,7 @@ class Soak:
             faults.unmount(place)
         shutil.rmtree(place)
         self._scene.log.unlink()
-        self._scene, self._pending = None, []
+        self._scene, self.pending = None, []
 
 
 def difference(scene: Scene, reference: Reference) -> tuple[str, int]:
