@@ -5,15 +5,26 @@ import os
 import re
 import threading
 import time
+from collections.abc import Callable
 from itertools import islice, pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmjax.data.loader import Feed, batches, digest, evaluation_batches, order
+from lmjax.data.loader import (
+    ALL,
+    Batches,
+    Feed,
+    Share,
+    batches,
+    digest,
+    evaluation_batches,
+    order,
+)
 from lmjax.data.packing import RowTable, pack
 from lmjax.data.shards import open_shards
 from lmjax.text.errors import DataError
@@ -60,6 +71,31 @@ def test_epochs_and_seeds_shuffle_anew() -> None:
     for one, two in pairwise(ordered):
         assert sum(a == b for a, b in zip(one, two, strict=True)) < 12
     assert np.corrcoef(np.arange(500), epoch(0, 0))[0, 1] < 0.2
+
+
+def test_processes_read_the_rows_of_one(table: RowTable) -> None:
+    """Side by side along the rows of each micro-batch, their shares are the batch of one."""
+    shares = [Share(0, 1, 3), Share(1, 3, 3)]
+
+    def both(read: Callable[[Share], Batches]) -> tuple[Any, list[Any]]:
+        taken = []
+        for share in (ALL, *shares):
+            with read(share) as iterator:
+                taken.append(list(islice(iterator, 3)))
+        return taken[0], [taken[1], taken[2]]
+
+    whole, parts = both(lambda share: batches(table, 3, 40, 12, 6, share))
+    for batch, *own in zip(whole, *parts, strict=True):
+        joined = np.concatenate([part.tokens for part in own], axis=1)
+        assert [part.tokens.shape[1] for part in own] == [2, 4]
+        np.testing.assert_array_equal(joined, batch.tokens)
+
+    whole, parts = both(lambda share: evaluation_batches(table, 6, 16, share))
+    assert len(whole) == 3  # the last with two rows that weigh nothing
+    for batch, *own in zip(whole, *parts, strict=True):
+        for field in ("tokens", "weights"):
+            joined = np.concatenate([getattr(part, field) for part in own])
+            np.testing.assert_array_equal(joined, getattr(batch, field))
 
 
 def test_the_order_is_the_one_that_runs_on_disk_follow() -> None:
