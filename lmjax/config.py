@@ -635,6 +635,22 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WatchdogConfig:
+    """How long a part of a run may last before it counts as hung: it ends, to be run again."""
+
+    step: str = "10m"
+    """A step, or 20 times the slowest but one in a hundred where that is more; waiting for data."""
+    compile: str = "2h"
+    """Compiling a program; how long depends on model and device."""
+    evaluate: str = "2h"
+    save: str = "1h"
+
+    def __post_init__(self) -> None:
+        for name in ("step", "compile", "evaluate", "save"):
+            parse_quantity(getattr(self, name), f"watchdog.{name}", ("seconds",))
+
+
+@dataclass(frozen=True, kw_only=True)
 class LogConfig:
     """What is written while training."""
 
@@ -770,6 +786,7 @@ class Config:
     ramp: RampConfig = RampConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    watchdog: WatchdogConfig = WatchdogConfig()
     log: LogConfig = LogConfig()
     sample: SampleConfig = SampleConfig()
 

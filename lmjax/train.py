@@ -70,7 +70,7 @@ def _train(
     optimizer: "optax.GradientTransformation | None" = None,
     since: float | None = None,
 ) -> "Result":
-    from lmjax.runtime import lock, pulse, signals
+    from lmjax.runtime import lock, pulse, signals, watchdog
     from lmjax.runtime.ledger import Ledger
 
     ledger = Ledger(since=since)
@@ -81,6 +81,7 @@ def _train(
         stop = held.enter_context(signals.listen())
         if peers.first:
             held.enter_context(pulse.counted(run, ledger))
+            held.enter_context(watchdog.watching(run, ledger, config.watchdog))
         from lmjax.data import corpus as corpora
         from lmjax.text import corpus as preparation
 

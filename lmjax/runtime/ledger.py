@@ -1,15 +1,24 @@
 """Where the time went: every second of a run is in exactly one section."""
 
+import collections
 import contextlib
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 Section = Literal["prepare", "compile", "data", "step", "evaluate", "save", "other"]
 SECTIONS: tuple[Section, ...] = get_args(Section)
+
+
+class Stay(NamedTuple):
+    """In which section a run is, and for how long; what its latest stays in `step` took."""
+
+    section: Section
+    seconds: float
+    steps: list[float]
 
 
 class Ledger:
@@ -26,6 +35,8 @@ class Ledger:
         self._lock = threading.Lock()
         self._seconds: dict[Section, float] = dict.fromkeys(SECTIONS, 0.0)
         self._section: Section = "other"
+        self._entered = self._since
+        self._steps: collections.deque[float] = collections.deque(maxlen=512)
 
     def carry(self, seconds: Mapping[str, float]) -> None:
         """Add what earlier processes have used."""
@@ -52,9 +63,17 @@ class Ledger:
         """Seconds of all sections."""
         return sum(self.seconds().values())
 
+    def stay(self) -> Stay:
+        """Where the run is now."""
+        with self._lock:
+            return Stay(self._section, self._now() - self._entered, list(self._steps))
+
     def _enter(self, name: Section) -> Section:
         with self._lock:
             self._charge()
+            if self._section == "step":
+                self._steps.append(self._since - self._entered)
+            self._entered = self._since
             before, self._section = self._section, name
             return before
 

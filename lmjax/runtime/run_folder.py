@@ -23,7 +23,7 @@ PACKAGES = ("lmjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grai
 
 # What may differ between one start of a run and the next without changing what is computed.
 _FREE_SETTINGS = ("run", "data")
-_FREE_SECTIONS = ("mesh.", "processes.")
+_FREE_SECTIONS = ("mesh.", "processes.", "watchdog.")
 
 
 class Drift(ConfigError):
