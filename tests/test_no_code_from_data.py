@@ -52,7 +52,7 @@ def dangers(source: str) -> Iterator[str]:
             dotted = {f"{module}.{a.name}" for a in node.names}
             if module.split(".")[0] in MODULES or dotted & CALLS:
                 yield module
-        elif isinstance(node, ast.Name) and node.id in NAMES:
+        elif isinstance(node, ast.Name) and node.id in NAMES and isinstance(node.ctx, ast.Load):
             yield node.id
         elif isinstance(node, ast.Attribute):
             dotted_name = ast.unparse(node)
