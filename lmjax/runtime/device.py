@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax._src import compilation_cache
 
 from lmjax.runtime import devices
 
@@ -60,11 +61,14 @@ def cache_folder() -> Path:
 def cache_compilations(folder: Path | None = None) -> None:
     """Keep compiled programs for the next start, in a folder only this user can read.
 
-    A writable cache would let others run code here, so it is never in a shared folder.
+    A writable cache would let others run code here, so it is never in a shared folder. Its entries
+    are packed by zlib, which has a checksum: zstandard's frames, as JAX writes them, have none, and
+    a flipped bit in one was seen to give a program that computes something else.
     """
     folder = cache_folder() if folder is None else folder
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     folder.chmod(0o700)
+    vars(compilation_cache).update(zstd=None, zstandard=None)
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)

@@ -1,10 +1,14 @@
 """The device is described; compiled programs are kept where only this user can read them."""
 
+import contextlib
 import os
+import random
 import stat
+import zlib
 
 import jax
 import pytest
+from jax._src import compilation_cache
 
 from lmjax.runtime import device, devices
 
@@ -30,6 +34,19 @@ def test_the_cache_is_private(tmp_path, monkeypatch, cache_settings):
     device.cache_compilations()
     assert jax.config.jax_compilation_cache_dir == str(folder)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_a_flipped_bit_in_a_compiled_program_is_not_run(tmp_path, monkeypatch, cache_settings):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    device.cache_compilations()
+    program = random.Random(0).randbytes(3000) + bytes(range(256)) * 20  # noqa: S311
+    packed = bytearray(compilation_cache.compress_executable(program))
+    for place in range(0, len(packed), 7):
+        packed[place] ^= 1 << place % 8
+        with contextlib.suppress(zlib.error):  # JAX then compiles it anew
+            assert compilation_cache.decompress_executable(bytes(packed)) == program
+        packed[place] ^= 1 << place % 8
+    assert compilation_cache.decompress_executable(bytes(packed)) == program
 
 
 def test_the_device_is_described():
