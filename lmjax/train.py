@@ -197,9 +197,9 @@ def exit_codes() -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
             raise
-        console.say(
-            f"lmjax: {error}; the checkpoints that were written are whole: see to the disk "
-            "and run me again"
+        console.fail(
+            f"{error}; the checkpoints that were written are whole: see to the disk and run me "
+            "again"
         )
         sys.exit(75)
 

@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint import multihost
 
 from lmjax.learning.step import TrainState
+from lmjax.runtime import processes
 from lmjax.text import json_file
 from lmjax.text.errors import DataError
 
@@ -133,17 +133,17 @@ def save(
     if first:
         shutil.rmtree(side, ignore_errors=True)
         side.mkdir(parents=True)
-    _meet(f"begun {final.name}")
+    processes.meet(f"checkpoint begun {final.name}")
     with _checkpointer(set(range(jax.process_count()))) as checkpointer:
         items = {"params": state.params, "rest": state.opt_state}
         if evaluated is not None:
             items["evaluated"] = evaluated
         for name, tree in items.items():
             checkpointer.save(side / name, args=ocp.args.PyTreeSave(tree))
-    _meet(f"written {final.name}")
+    processes.meet(f"checkpoint written {final.name}")
     if first:
         _seal(side, final, numbers)
-    _meet(f"sealed {final.name}")
+    processes.meet(f"checkpoint sealed {final.name}")
     return final
 
 
@@ -231,13 +231,6 @@ def _checkpointer(processes: set[int]) -> Iterator[ocp.Checkpointer]:
     made = ocp.Checkpointer(handler, multiprocessing_options=options)
     with contextlib.closing(made) as checkpointer:
         yield checkpointer
-
-
-def _meet(place: str) -> None:
-    """Wait for all processes; for a day at most, since one that is lost ends the others."""
-    if jax.process_count() > 1:
-        client = multihost.get_jax_distributed_client()
-        client.wait_at_barrier(f"lmjax/checkpoint {place}", 24 * 3600 * 1000)
 
 
 def _on_host(tree: Any) -> Any:

@@ -16,7 +16,6 @@ from lmjax.runtime.roofline import Rates
 
 _DTYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}  # XLA's names
 
-
 COPIES = 4  # of a product's operands, so that no cache keeps them from one turn to the next
 TURNS = 12
 
@@ -64,13 +63,24 @@ def _square(dtype: str, n: int, batch: int) -> float:
     return _product_rate(Product((dtype, dtype), (shape, shape), ((2,), (1,)), ((0,), (0,))))
 
 
+def _large(platform: str) -> jax.Array:
+    """Numbers that no cache holds."""
+    return jnp.ones((2**27 if platform == "gpu" else 2**24,), jnp.float32)
+
+
+def bandwidth(platform: str) -> float:
+    """Bytes a second that a copy reads and writes, both counted."""
+    x = _large(platform)
+    return 2 * x.nbytes / _seconds(lambda x: x + 1, [(x,), (-x,)])
+
+
 def rates(platform: str, works: Iterable[Work] = ()) -> Rates:
     """Rates of the attached device, measured: a copy, exponentials, products.
 
     Each product of `works` is measured by itself: some seconds.
     """
     gpu = platform == "gpu"
-    x = jnp.ones((2**27 if gpu else 2**24,), jnp.float32)
+    x = _large(platform)
     float32 = _square("f32", 4096 if gpu else 768, 1)
     fast = _square("bf16", 4096, 1) if gpu else float32
     found = {work.product for work in works if work.product is not None}
@@ -79,7 +89,7 @@ def rates(platform: str, works: Iterable[Work] = ()) -> Rates:
         product_float32=float32,
         narrow=_square("bf16" if gpu else "f32", 64, 96),
         attention=fast / 2,
-        bytes=2 * x.nbytes / _seconds(lambda x: x + 1, [(x,), (-x,)]),
+        bytes=bandwidth(platform),
         operations=21 * x.size / _seconds(lambda x: jnp.exp(x) + jnp.tanh(x), [(x,), (-x,)]),
         launch=2e-6 if gpu else 1e-6,
         products={product: _product_rate(product) for product in found if _known(product)},

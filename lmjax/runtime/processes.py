@@ -84,11 +84,6 @@ class Peers:
                 raise
             return None
 
-    def meet(self, place: str) -> None:
-        """Wait until all processes have come here; `place` is another each time."""
-        if self.count > 1:
-            _client().wait_at_barrier(f"lmjax/{place}", 24 * 3600 * 1000)
-
 
 @contextlib.contextmanager
 def joined(config: ProcessesConfig) -> Iterator[Peers]:
@@ -104,7 +99,7 @@ def joined(config: ProcessesConfig) -> Iterator[Peers]:
     console.terminal.quiet = not peers.first
     try:
         yield peers
-        peers.meet("done")
+        meet("done")
     except SystemExit as stop:
         _leave(stop.code if isinstance(stop.code, int) else 1)
     except Exception as error:
@@ -144,6 +139,17 @@ def _meet(config: ProcessesConfig) -> Peers:
         )
         sys.exit(78)
     return Peers(jax.process_index(), jax.process_count())
+
+
+def meet(place: str) -> None:
+    """Wait until all processes have come here; `place` is another each time.
+
+    For a day at most: where one is lost, JAX ends the others.
+    """
+    import jax
+
+    if jax.process_count() > 1:
+        _client().wait_at_barrier(f"lmjax/{place}", 24 * 3600 * 1000)
 
 
 def _client() -> Any:

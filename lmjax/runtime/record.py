@@ -1,5 +1,6 @@
 """What a run writes down as it goes: repeatable metrics, timings, and the progress line."""
 
+import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +35,13 @@ class Taken(NamedTuple):
     metrics: Metrics
 
 
+def _skips(run: Path, step: int) -> int:
+    """Updates in a row up to `step` that were dropped, as an earlier process wrote them down."""
+    events = journal.read(run / "events.jsonl")
+    dropped = {event["step"] for event in events if event["event"] == "skip"}
+    return next(count for count in itertools.count() if step - count not in dropped)
+
+
 class Record:
     """Takes updates one step late, so that the device never waits for them."""
 
@@ -61,7 +69,7 @@ class Record:
         self._flops_per_token, self._peak_flops = flops_per_token, peak_flops
         self._ledger, self._feed = ledger, feed
         self._pending: list[Taken] = []
-        self._skips = 0
+        self._skips = _skips(run, step)
         self._mark = (ledger.elapsed(), step, tokens, 0.0)
 
     def take(self, taken: Taken) -> None:

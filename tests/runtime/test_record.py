@@ -27,14 +27,26 @@ def metrics(loss, skipped=0.0):
 
 
 @pytest.fixture
-def record(corpus, tmp_path):
+def record_from(corpus, tmp_path):
+    """`record_from(step)`: the record of a process that goes on from there."""
     opened = corpora.open_corpus(corpus)
     table = packing.pack(opened.train, 32, opened.bos, "documents")
-    events = journal.Journal(tmp_path / "events.jsonl")
-    with contextlib.closing(events), contextlib.closing(loader.Feed(table, 0, 0)) as feed:
-        made = Record(tmp_path, Config(), events, Ledger(), feed, 0, 0, 1.0, 1.0)
-        with contextlib.closing(made):
-            yield made
+    with contextlib.ExitStack() as held:
+
+        def make(step):
+            events = held.enter_context(
+                contextlib.closing(journal.Journal(tmp_path / "events.jsonl"))
+            )
+            feed = held.enter_context(contextlib.closing(loader.Feed(table, 0, 0)))
+            made = Record(tmp_path, Config(), events, Ledger(), feed, step, 0, 1.0, 1.0)
+            return held.enter_context(contextlib.closing(made))
+
+        yield make
+
+
+@pytest.fixture
+def record(record_from):
+    return record_from(0)
 
 
 def test_the_newest_update_stays_in_flight(record, tmp_path):
@@ -62,3 +74,23 @@ def test_many_updates_in_a_row_that_are_not_finite_end_the_run(record):
             with pytest.raises(Diverged, match="20 updates in a row"):
                 record.read(progress, leave=0)
             break
+
+
+@pytest.mark.parametrize("resumed_at", [0, 2, 3, 15, 17])
+def test_a_restart_does_not_begin_the_count_anew(record_from, resumed_at):
+    """Dropped are 3, 4, ...: whatever was done again, step 22 is the twentieth in a row."""
+    progress = budget.replayed(Config(budget="100steps"), [])
+
+    def take(record, step):
+        metrics_here = metrics(jnp.float32(jnp.nan), float(step >= 3))
+        record.take(Taken(step, 128 * step, "a", 0.0, metrics_here))
+        record.read(progress, leave=0)
+
+    killed = record_from(0)
+    for step in range(1, 18):
+        take(killed, step)
+    resumed = record_from(resumed_at)
+    for step in range(resumed_at + 1, 22):
+        take(resumed, step)
+    with pytest.raises(Diverged, match=r"20 updates in a row .* step 22;"):
+        take(resumed, 22)

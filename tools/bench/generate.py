@@ -15,29 +15,16 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
 from rich.table import Table
 
 from lmjax.config import load_config
 from lmjax.models.build import build
-from lmjax.runtime import console, device
+from lmjax.runtime import console, device, measuring
 from lmjax.runtime.generation import generate
 
 RECIPES = Path(__file__).parents[2] / "configs"
-
-
-def bandwidth() -> float:
-    """Bytes read and written a second by a copy."""
-    x = jnp.ones((2**28 if device.platform() == "gpu" else 2**25,), jnp.float32)
-    add = jax.jit(lambda x: x + 1, donate_argnums=0)
-    times = []
-    for _ in range(6):
-        start = time.perf_counter()
-        x = jax.block_until_ready(add(x))
-        times.append(time.perf_counter() - start)
-    return 2 * x.nbytes / min(times[1:])
 
 
 def main(
@@ -74,7 +61,7 @@ def main(
         decode(batch)
     bound, one, eight = [], [], []
     for _ in range(repeats):
-        bound.append(bandwidth() / read)
+        bound.append(measuring.bandwidth(device.platform()) / read)
         one.append(decode(1))
         eight.append(decode(8))
     ratios = [a / b for a, b in zip(one, bound, strict=True)]

@@ -29,6 +29,7 @@ from rich.table import Table
 
 from lmjax.config import Config, TransformerConfig, load_recipe
 from lmjax.data.loader import Batch
+from lmjax.models.build import build
 from lmjax.runtime import blueprint, console, device
 
 RECIPE = Path(__file__).parents[2] / "configs" / "gpt2.py"
@@ -50,20 +51,6 @@ def ours(config: Config, tokens_BS: np.ndarray) -> Take:
         return float(metrics.loss)
 
     return take
-
-
-def matmul_flops() -> float:
-    """The best of the machine's own products of the compute type, operations a second."""
-    dtype, n = (jnp.bfloat16, 8192) if device.platform() == "gpu" else (jnp.float32, 1536)
-    a = jax.random.normal(jax.random.key(0), (n, n), dtype)
-    product = jax.jit(jnp.matmul)
-    product(a, a).block_until_ready()
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        product(a, a).block_until_ready()
-        times.append(time.perf_counter() - start)
-    return float(2 * n**3 / min(times))
 
 
 def main(
@@ -101,9 +88,9 @@ def main(
             seconds[name].append((time.perf_counter() - start) / steps)
     ratios = [b / a for a, b in zip(seconds["lmjax"], seconds[peer], strict=True)]
     ratio = statistics.median(ratios)
-    drawn = blueprint.draw(config, load_recipe(RECIPE).make_optimizer, device.platform())
-    flops = drawn.model.flops_per_token() * rows * length
-    best = matmul_flops()
+    platform = device.platform()
+    flops = build(config.model, platform).flops_per_token() * rows * length
+    best = device.product_flops(jnp.bfloat16 if platform == "gpu" else jnp.float32)
     table = Table("", "ms a step", "tokens/s", "of the best product's rate")
     for name, found in seconds.items():
         middle = statistics.median(found)
