@@ -1,4 +1,4 @@
-"""Attention: which implementation a device runs, and the implementations.
+"""Attention: which implementation a device runs, and what it computes.
 
 Shapes: B batch, T queries, S keys, H query heads, N key heads, R = H / N, K head width.
 """
@@ -7,14 +7,12 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
 from lmjax.config import ConfigError, TransformerConfig
+from lmjax.models import blockwise
 
 Implementation = Literal["cudnn", "xla"]
 
-_XLA_BLOCK = 64
-_UNSEEN = float(jnp.finfo(jnp.float32).min)  # finite: a row that sees nothing stays a number
 _CUDNN_WIDEST_HEAD = 128  # Ampere and Ada; Hopper takes 256, but a config should fit any card
 
 
@@ -92,35 +90,9 @@ def attend(
             key_value_seq_lengths=length_B,
             implementation="cudnn",
         )
-    # Block by block of queries, so that keys no query of a block can see cost nothing.
-    blocks = []
-    T = q_BTHK.shape[1]
-    for start in range(0, T, _XLA_BLOCK):
-        stop = min(start + _XLA_BLOCK, T)
-        first, last = 0, T
-        if causal and prefix_B is None:
-            last = stop
-        if window is not None and prefix_B is None:
-            first = max(0, start - window + 1)
-            last = min(last, stop + window - 1)
-        blocks.append(
-            seen_by(
-                q_BTHK[:, start:stop],
-                k_BTNK[:, first:last],
-                v_BTNK[:, first:last],
-                jnp.arange(start, stop)[None],
-                first=first,
-                scale=scale,
-                causal=causal,
-                window=window,
-                prefix_B=prefix_B,
-                length_B=length_B,
-                documents=None
-                if document_BT is None
-                else (document_BT[:, start:stop], document_BT[:, first:last]),
-            )
-        )
-    return checkpoint_name(jnp.concatenate(blocks, axis=1), "attention")
+    form = blockwise.Form(scale, causal, window)
+    bounds = blockwise.Bounds(prefix_B, length_B, document_BT)
+    return blockwise.attend(form, q_BTHK, k_BTNK, v_BTNK, bounds)
 
 
 def seen_by(
@@ -130,17 +102,12 @@ def seen_by(
     positions_BT: jax.Array,
     *,
     scale: float,
-    first: int = 0,
-    causal: bool = True,
-    window: int | None = None,
+    window: int | None,
     prefix_B: jax.Array | None = None,
-    length_B: jax.Array | None = None,
-    documents: tuple[jax.Array, jax.Array] | None = None,
 ) -> jax.Array:
-    """Attention of queries at `positions_BT` to keys at `first`, `first` + 1, ...
+    """Causal attention of queries at `positions_BT` to keys at 0, 1, ..., statistics in float32.
 
-    Statistics in float32. What is seen is as in `attend`; `documents` are those of queries [B, T]
-    and of keys [B, S].
+    For a few queries and a cache: nothing is kept for a backward pass.
     """
     B, T, H, K = q_BTHK.shape
     N = k_BSNK.shape[2]
@@ -148,19 +115,9 @@ def seen_by(
     scores_BNRTS = jnp.einsum(
         "btnrk,bsnk->bnrts", q_BTNRK, k_BSNK, preferred_element_type=jnp.float32
     )
-    keys_S = first + jnp.arange(k_BSNK.shape[1])
-    distance_BTS = positions_BT[:, :, None] - keys_S
-    seen_BTS = distance_BTS >= 0 if causal else jnp.ones_like(distance_BTS, bool)
-    if window is not None:
-        seen_BTS &= jnp.abs(distance_BTS) < window
-    if prefix_B is not None:
-        seen_BTS |= keys_S < prefix_B[:, None, None]
-    if length_B is not None:
-        seen_BTS &= keys_S < length_B[:, None, None]
-    if documents is not None:
-        document_BT, document_BS = documents
-        seen_BTS &= document_BT[:, :, None] == document_BS[:, None]
-    scores_BNRTS = jnp.where(seen_BTS[:, None, None], scores_BNRTS * scale, _UNSEEN)
+    form, bounds = blockwise.Form(scale, True, window), blockwise.Bounds(prefix_B)
+    seen_BTS = blockwise.seen(form, bounds, positions_BT, jnp.arange(k_BSNK.shape[1]))
+    scores_BNRTS = jnp.where(seen_BTS[:, None, None], scores_BNRTS * scale, blockwise.UNSEEN)
     weights_BNRTS = jax.nn.softmax(scores_BNRTS, axis=-1).astype(v_BSNK.dtype)
     mixed_BTNRK = jnp.einsum("bnrts,bsnk->btnrk", weights_BNRTS, v_BSNK)
     return mixed_BTNRK.reshape(B, T, H, K)

@@ -1,6 +1,7 @@
 """Which attention a device runs, and that it is softmax(Q K^T) V over what may be seen."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -101,6 +102,63 @@ def test_documents_do_not_see_each_other(causal, window):
     found = jax.jit(attend)(q, k, v, document_BT=jnp.asarray(document_BT))
     expected = plain(q, k, v, 0.3, window, causal, document_BT=document_BT)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("causal", "window", "arrays"),
+    [
+        (True, None, {}),
+        (True, 1, {}),
+        (True, 70, {"document_BT": np.arange(150)[None].repeat(2, 0) // 40}),
+        (True, 7, {"prefix_B": np.array([70, 0]), "length_B": np.array([150, 145])}),
+        (False, 70, {"length_B": np.array([150, 90])}),
+        (False, None, {"length_B": np.array([150, 0])}),  # a row that sees nothing
+    ],
+)
+def test_gradients_are_those_of_all_scores_at_once(causal, window, arrays):
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.normal(size=(2, 150, heads, 8)).astype(np.float32) for heads in (4, 2, 2))
+    weights = rng.normal(size=q.shape).astype(np.float32)
+
+    def in_blocks(q, k, v):
+        out = attention.attend(
+            q, k, v, causal=causal, scale=0.3, window=window, implementation="xla", **arrays
+        )
+        return (out * weights).sum()
+
+    def at_once(q, k, v):
+        k, v = (jnp.repeat(a, 2, axis=2) for a in (k, v))
+        t, s = np.indices((150, 150))
+        seen = np.broadcast_to(
+            ((s <= t) | (not causal)) & (abs(t - s) < (window or 150)), (2, 150, 150)
+        )
+        if "prefix_B" in arrays:
+            seen = seen | (s < arrays["prefix_B"][:, None, None])
+        if "length_B" in arrays:
+            seen = seen & (s < arrays["length_B"][:, None, None])
+        if "document_BT" in arrays:
+            seen = seen & (arrays["document_BT"][:, :, None] == arrays["document_BT"][:, None])
+        scores = jnp.where(seen[:, None], jnp.einsum("bthk,bshk->bhts", q, k) * 0.3, -1e30)
+        return (jnp.einsum("bhts,bshk->bthk", jax.nn.softmax(scores), v) * weights).sum()
+
+    arrays = {name: jnp.asarray(array) for name, array in arrays.items()}
+    found, expected = (jax.jit(jax.grad(f, (0, 1, 2)))(q, k, v) for f in (in_blocks, at_once))
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_no_scores_are_kept_for_the_backward_pass():
+    """Twice the tokens take some twice the memory, not four times."""
+
+    def bytes_of(T):
+        q = jax.ShapeDtypeStruct((1, T, 2, 8), np.float32)
+        attend = functools.partial(
+            attention.attend, causal=True, scale=0.3, window=None, implementation="xla"
+        )
+        _, back = jax.eval_shape(lambda *a: jax.vjp(attend, *a), q, q, q)
+        return sum(math.prod(leaf.shape) * 4 for leaf in jax.tree.leaves(back))
+
+    assert bytes_of(1024) == 2 * bytes_of(512)
 
 
 def test_cudnn_is_refused_for_a_prefix():
