@@ -18,6 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+from jax.experimental.xla_metadata import set_xla_metadata
 
 from lmjax.config import ConfigError, TransformerConfig
 from lmjax.models import attention, sharding
@@ -236,6 +237,8 @@ class Transformer:
     dtype: jnp.dtype
     attention: attention.Implementation
     logits_chunk: int = CHUNK["cpu"]
+    apart: bool = False
+    """Whether each layer is compiled as a function of its own: see `_run_block`."""
 
     @property
     def block(self) -> Block:
@@ -443,6 +446,37 @@ class Transformer:
         )
         return normed_BTD
 
+    def _run_block(
+        self,
+        own: Params,
+        x_BTD: jax.Array,
+        context: Context,
+        window: int | None,
+        value_BTNK: jax.Array | None,
+        cache: tuple[jax.Array, jax.Array] | None,
+    ) -> tuple[jax.Array, Any]:
+        """One layer of parameters `own`.
+
+        Where layers are merged, XLA for CPUs makes no array of the residual stream's gradient: each
+        layer's kernels add up anew what all layers after it gave, an eighth of a step of six. It
+        drops `optimization_barrier` before it merges, but keeps functions that say so.
+        """
+
+        def run(*arrays: Any) -> tuple[jax.Array, Any]:
+            own, x_BTD, context, value_BTNK, cache = arrays
+            with set_xla_metadata(inlineable=None):  # of the layer, not of each function in it
+                made: tuple[jax.Array, Any] = self.block.apply(
+                    {"params": own}, x_BTD, context, window, value_BTNK, cache
+                )
+            return made
+
+        arrays = own, x_BTD, context, value_BTNK, cache
+        if not self.apart:
+            return run(*arrays)
+        with set_xla_metadata(inlineable="false"):
+            made: tuple[jax.Array, Any] = jax.jit(run)(*arrays)
+        return made
+
     def _blocks(
         self,
         params: Params,
@@ -469,10 +503,7 @@ class Transformer:
                 value_BTNK = value_BTM.reshape(*tokens_BT.shape, c.KV, c.K)
             if context.key is not None:
                 context = context._replace(key=jax.random.fold_in(context.key, numbers_L[i]))
-            made: tuple[jax.Array, Any] = self.block.apply(
-                {"params": own}, x_BTD, context, window, value_BTNK, cache
-            )
-            return made
+            return self._run_block(own, x_BTD, context, window, value_BTNK, cache)
 
         def turn(x_BTD: jax.Array, inputs: Any) -> tuple[jax.Array, Any]:
             made = []
@@ -535,4 +566,4 @@ def build(config: TransformerConfig, platform: str) -> Transformer:
     """
     dtype = resolve_dtype(config, platform)
     implementation = attention.choose(config, platform, dtype)
-    return Transformer(config, dtype, implementation, CHUNK[platform])
+    return Transformer(config, dtype, implementation, CHUNK[platform], apart=platform == "cpu")

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 
 import jax
 import jax.extend
@@ -363,3 +364,21 @@ def test_dtype_auto_follows_the_platform():
     config = TransformerConfig(vocab_size=64)
     assert build(config, "cpu").dtype == jnp.float32
     assert build(config, "gpu").dtype == jnp.bfloat16
+
+
+def test_no_kernel_of_a_cpu_reads_what_all_layers_gave():
+    """Merged, XLA adds up the stream's gradient anew in every layer, from all those after it."""
+
+    def most_inputs(depth):
+        numbers = {"activation": "gelu", "norm": "layer", "norm_gain": True, "bias": True}
+        config = TransformerConfig(
+            vocab_size=64, width=32, heads=2, length=16, depth=depth, **numbers
+        )
+        model = build(config, "cpu")
+        tokens_BT = jnp.zeros((2, 16), jnp.int32)
+        loss = lambda params: model.apply(params, tokens_BT).sum()  # noqa: E731
+        params = jax.eval_shape(model.init, jax.random.key(0))
+        text = jax.jit(jax.grad(loss)).lower(params).compile().as_text()
+        return max(line.count("%") for line in re.findall(r"fusion\(([^)]*)\)", text))
+
+    assert most_inputs(8) <= most_inputs(4)
