@@ -29,8 +29,9 @@ def main(argv: Sequence[str] | None = None, since: float | None = None) -> None:
     """The command. `since` is the monotonic time its budget counts from; none means from here."""
     begun = time.monotonic() if since is None else since
     recipe = configuration.parse_command_line("train", __doc__, argv)
-    from lmjax.runtime import processes
+    from lmjax.runtime import memory, processes
 
+    memory.keep()
     with processes.joined(recipe.config.processes) as peers, exit_codes():
         run = Path(recipe.config.run)
         if not peers.agree(lambda: _is_done(run, recipe.config)):

@@ -30,7 +30,7 @@ from rich.table import Table
 from lmjax.config import Config, TransformerConfig, load_recipe
 from lmjax.data.loader import Batch
 from lmjax.models.build import build
-from lmjax.runtime import blueprint, console, device
+from lmjax.runtime import blueprint, console, device, memory
 
 RECIPE = Path(__file__).parents[2] / "configs" / "gpt2.py"
 PEERS = {"torch": "tools.bench.torch_gpt", "plain": "tools.bench.plain_jax"}
@@ -67,6 +67,7 @@ def main(
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
     """Compare at these sizes; `steps` of each side a round."""
+    memory.keep()  # as training does; the peer has it too
     config = load_recipe(RECIPE).config
     assert isinstance(config.model, TransformerConfig)
     model = dataclasses.replace(
