@@ -55,7 +55,7 @@ def show(name: str, row: Trained, note: str = "") -> None:
 
 def main(
     data: Path = Path("corpora/python-source"),
-    rates: tuple[float, ...] = (0.002, 0.004, 0.008),
+    rates: tuple[float, ...] = (0.001, 0.002, 0.004),
     seeds: tuple[int, ...] = (0,),
     json_line: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
