@@ -181,7 +181,7 @@ class SaveError(RuntimeError):
 
 
 class Saver:
-    """Saves in the background, one at a time; the loop waits only for the copy to the host."""
+    """Saves in the background, one at a time; a save is waited for by the next alone."""
 
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder = folder
@@ -192,10 +192,10 @@ class Saver:
     def save(
         self, state: TrainState, numbers: dict[str, Any], evaluated: Any | None = None
     ) -> None:
-        """Copy the state and start writing it. Raises SaveError if the save before failed."""
+        """Begin to copy and to write the state. Raises SaveError if the save before failed."""
         self.wait()
-        host, evaluated = _on_host((state, evaluated))
-        work = threading.Thread(target=self._work, args=(host, numbers, evaluated), daemon=True)
+        copies = _aside((state, evaluated))
+        work = threading.Thread(target=self._work, args=(copies, numbers), daemon=True)
         self._thread = work
         self._thread.start()
 
@@ -210,14 +210,16 @@ class Saver:
                 f"{self.folder}: saving failed, earlier steps are whole: {error}"
             ) from error
 
-    def _work(self, host: TrainState, numbers: dict[str, Any], evaluated: Any | None) -> None:
+    def _work(self, copies: Any, numbers: dict[str, Any]) -> None:
         try:
+            host, evaluated = _arrived(copies)
             save(self.folder, host, numbers, evaluated)
             if jax.process_index() == 0:
                 clean(self.folder, int(host.step), self.keep, best_of="val_loss")
         except BaseException as error:
             if jax.process_index() == 0:
-                shutil.rmtree(self.folder / f".saving-{int(host.step)}", ignore_errors=True)
+                for begun in self.folder.glob(".saving-*"):
+                    shutil.rmtree(begun, ignore_errors=True)
             self._error = error
 
 
@@ -233,25 +235,33 @@ def _checkpointer(processes: set[int]) -> Iterator[ocp.Checkpointer]:
         yield checkpointer
 
 
-def _on_host(tree: Any) -> Any:
-    """A copy in memory that no step donates: whole, or where other processes hold parts, our part.
+def _aside(tree: Any) -> Any:
+    """A copy of each array in host memory that no step donates; begun, not waited for.
 
-    A real copy: on a CPU a view would share the buffer.
+    The device goes through its work in order, so a step that is called next and is given the same
+    arrays waits for what it overwrites: the loop does not.
     """
 
-    def is_whole(array: jax.Array) -> bool:
-        return array.is_fully_addressable or array.is_fully_replicated
-
     def copy(array: Any) -> Any:
-        if isinstance(array, jax.Array) and not is_whole(array):
+        if isinstance(array, jax.Array):
             return jax.device_put(array, array.sharding.with_memory_kind("pinned_host"))
-        # By device_get: the loop forbids every transfer that is not asked for.
-        return np.array(jax.device_get(array), copy=True)
+        return np.array(array, copy=True)
 
-    for array in jax.tree.leaves(tree):
-        if isinstance(array, jax.Array) and is_whole(array):
-            array.copy_to_host_async()
-    return jax.block_until_ready(jax.tree.map(copy, tree))
+    return jax.tree.map(copy, tree)
+
+
+def _arrived(tree: Any) -> Any:
+    """What `_aside` has copied, waited for: as numpy arrays, or where other processes hold parts,
+    our part."""
+
+    def view(array: Any) -> Any:
+        if isinstance(array, jax.Array) and not (
+            array.is_fully_addressable or array.is_fully_replicated
+        ):
+            return array
+        return np.asarray(array)
+
+    return jax.tree.map(view, jax.block_until_ready(tree))
 
 
 def _shapes(tree: Any) -> dict[str, str]:
