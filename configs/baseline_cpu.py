@@ -2,8 +2,9 @@
 
     python -m lmjax.train --config configs/baseline_cpu.py
 
-The text is the source of Python's library: no token is seen twice. Not yet raced; its learning rate
-is not yet swept: `python -m tools.bench.race` does both.
+The text is the source of Python's library: no token is seen twice. Its learning rate is the best of
+0.001, 0.002, 0.004 and 0.008. Reached on 2026-11-27: a validation loss of 4.70 (three seeds, 4.685
+to 4.715) in 195 seconds of data and steps on two cores of an AMD EPYC; see docs/performance.md.
 """
 
 import optax
@@ -52,7 +53,7 @@ def get_config() -> Config:
         ),
         batch=BatchConfig(rows=16),
         optimizer=OptimizerConfig(
-            learning_rate=0.004, beta1=0.9, beta2=0.95, epsilon=1e-8, clip_norm=1.0
+            learning_rate=0.002, beta1=0.9, beta2=0.95, epsilon=1e-8, clip_norm=1.0
         ),
         schedule=ScheduleConfig(kind="cosine", warmup=0.05),
         evaluation=EvaluationConfig(every="100%"),
