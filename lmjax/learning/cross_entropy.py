@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from lmjax.models import sharding
 from lmjax.models.model import Readout
 
+_LEAST = float(jnp.finfo(jnp.float32).min)  # finite: least minus least stays a number
 _Rows = tuple[jax.Array, jax.Array, jax.Array]  # x, targets, weights
 
 
@@ -68,6 +69,31 @@ def _known(form: _Form, V: int) -> jax.Array | None:
     return None if form.pieces >= V else jnp.arange(V) < form.pieces
 
 
+def log_sum_exp(logits_CV: jax.Array) -> jax.Array:
+    """Over the vocabulary, [C]. On a GPU in one pass over the logits, which is 2% of a step of 124M
+    (H100, 2026-11-27); on a CPU in two, whose loops XLA makes vectors of."""
+
+    def two_passes(logits_CV: jax.Array) -> jax.Array:
+        lse_C: jax.Array = jax.nn.logsumexp(logits_CV, axis=-1)
+        return lse_C
+
+    lse_C: jax.Array = jax.lax.platform_dependent(logits_CV, cpu=two_passes, default=_one_pass)
+    return lse_C
+
+
+def _one_pass(logits_CV: jax.Array) -> jax.Array:
+    """The maximum and the sum together, the sum scaled anew where the maximum grows (Milakov and
+    Gimelshein 2018, "Online normalizer calculation for softmax")."""
+
+    def both(a: tuple[Any, Any], b: tuple[Any, Any]) -> tuple[Any, Any]:
+        most = jnp.maximum(a[0], b[0])
+        return most, a[1] * jnp.exp(a[0] - most) + b[1] * jnp.exp(b[0] - most)
+
+    start = jnp.float32(_LEAST), jnp.float32(0)
+    most_C, sum_C = jax.lax.reduce((logits_CV, jnp.ones_like(logits_CV)), start, both, (1,))
+    return most_C + jnp.log(sum_C)
+
+
 def _chunk(
     form: _Form,
     x_CD: jax.Array,
@@ -79,7 +105,7 @@ def _chunk(
     """The loss of a chunk, with its logits and their log-sum-exp."""
     logits_CV = Readout(x_CD, weight_VD, bias_V, form.softcap).logits()
     known_V = _known(form, weight_VD.shape[0])
-    lse_C = jax.nn.logsumexp(logits_CV, axis=-1, where=known_V)
+    lse_C = log_sum_exp(logits_CV if known_V is None else jnp.where(known_V, logits_CV, _LEAST))
     target_C = jnp.take_along_axis(logits_CV, targets_C[:, None], axis=-1)[:, 0]
     loss_C = lse_C - target_C
     if form.z_loss:

@@ -10,6 +10,7 @@ import pytest
 
 from lmjax.config import Config, ObjectiveConfig, TransformerConfig
 from lmjax.data.loader import Batch
+from lmjax.learning import cross_entropy as losses
 from lmjax.learning import objective, optimizers
 from lmjax.learning.cross_entropy import cross_entropy
 from lmjax.learning.step import init_state, make_train_step
@@ -44,6 +45,17 @@ def reference(x_RD, weight_VD, bias_V, weights_R, softcap, pieces=V, z_loss=0.0)
     padding = (0, V - pieces)
     grads = g_RV @ weight_VD, np.pad(g_RV.T @ x_RD, (padding, (0, 0))), np.pad(g_RV.sum(0), padding)
     return (losses_R1[:, 0] * weights_R).sum(), grads
+
+
+@pytest.mark.parametrize("way", [losses.log_sum_exp, losses._one_pass])  # a CPU's, a GPU's
+def test_log_sum_exp_is_that_of_float64(way):
+    """Also where sums of exponentials overflow or vanish, and where the maximum comes last."""
+    logits_CV = RNG.normal(size=(6, 1000)) * np.array([1, 10, 100, 1e4, 0, 1])[:, None]
+    logits_CV[5] = np.sort(logits_CV[5]) - 1e4
+    most_C1 = logits_CV.max(-1, keepdims=True)
+    expected = most_C1[:, 0] + np.log(np.exp(logits_CV - most_C1).sum(-1))
+    np.testing.assert_allclose(way(jnp.float32(logits_CV)), expected, rtol=1e-6)
+    assert np.isnan(way(jnp.full((1, 3), jnp.nan)))
 
 
 # V x 1 is a row at a time, V x 5 leaves the last chunk short, V x 1000 is one chunk.
