@@ -635,6 +635,30 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GuardConfig:
+    """When an update is dropped, the run rewound, and given up. What is not finite is dropped."""
+
+    spike_sigmas: float | None = 6.0
+    """Drop an update whose loss or gradient norm is so many standard deviations above the mean of
+    the last 128, once 64 are known; none drops no spikes."""
+    most_drops: int = 20
+    """Updates dropped in a row after which the run goes back to a sealed step from before them, and
+    on with the rows after them."""
+    most_rewinds: int = 5
+    """How often it does so before it ends with 70; 0 ends it at once."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.spike_sigmas is None or self.spike_sigmas > 0,
+            "guard.spike_sigmas",
+            "above 0, or none",
+            self.spike_sigmas,
+        )
+        _require(self.most_drops >= 1, "guard.most_drops", "at least 1", self.most_drops)
+        _require(self.most_rewinds >= 0, "guard.most_rewinds", "at least 0", self.most_rewinds)
+
+
+@dataclass(frozen=True, kw_only=True)
 class WatchdogConfig:
     """How long a part of a run may last before it counts as hung: it ends, to be run again."""
 
@@ -786,6 +810,7 @@ class Config:
     ramp: RampConfig = RampConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    guard: GuardConfig = GuardConfig()
     watchdog: WatchdogConfig = WatchdogConfig()
     log: LogConfig = LogConfig()
     sample: SampleConfig = SampleConfig()

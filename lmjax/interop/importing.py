@@ -3,14 +3,13 @@
 import shutil
 from pathlib import Path
 
-import jax.numpy as jnp
-import numpy as np
+import optax
 
 from lmjax import config as configuration
 from lmjax.config import Config, ObjectiveConfig, TransformerConfig
 from lmjax.interop import agreement, arrays, weights
 from lmjax.interop.families import BARE_BERT, Family, Theirs, named
-from lmjax.learning.step import TrainState
+from lmjax.learning.step import init_state
 from lmjax.models.model import Params
 from lmjax.runtime import checkpoint, console, journal, restoring
 from lmjax.text import json_file, partial
@@ -32,7 +31,6 @@ TOKENIZER_FILES = (
     "generation_config.json",
 )
 _LARGEST_SMALL_FILE = 1 << 26
-_NO_OPTIMIZER = {"none": np.zeros(())}  # Orbax saves nothing empty
 _UNUSED_DROPOUT = ("attn_pdrop", "attention_dropout", "attention_probs_dropout_prob")
 
 
@@ -80,7 +78,7 @@ def import_folder(source: Path, run: Path) -> float | None:
         objective = ObjectiveConfig(kind="next_token" if model.causal else "masked", mask_id=mask)
         config = Config(run=str(run), model=model, objective=objective)
         partial.write(folder / "config.json", configuration.to_json(config).encode())
-        state = TrainState(jnp.zeros((), jnp.int32), params, _NO_OPTIMIZER)
+        state = init_state(params, optax.identity())
         numbers = {"step": 0, "rows": 0, "tokens": 0, "elapsed": 0.0, "val_loss": None}
         checkpoint.save(folder / "checkpoints", state, numbers)
         events = journal.Journal(folder / "events.jsonl")

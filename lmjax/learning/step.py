@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from lmjax.data.loader import Batch
+from lmjax.learning import spikes
 from lmjax.learning.objective import Objective, Sums
 from lmjax.models.model import Trained
 
@@ -21,6 +22,7 @@ class TrainState(NamedTuple):
     step: jax.Array
     params: Any
     opt_state: Any
+    history: spikes.History
 
 
 class Metrics(NamedTuple):
@@ -30,6 +32,11 @@ class Metrics(NamedTuple):
     grad_norm: jax.Array
     learning_rate: jax.Array
     skipped: jax.Array
+    """1 where the update was dropped."""
+    spike: jax.Array
+    """1 where it was dropped as a spike."""
+    dropped: jax.Array
+    """How many were dropped in a row, this one included."""
 
 
 TrainStep = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]
@@ -37,7 +44,7 @@ TrainStep = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]
 
 def init_state(params: Any, tx: optax.GradientTransformation) -> TrainState:
     """A state at step 0."""
-    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
+    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), spikes.none_yet())
 
 
 def _multiplies(function: Callable[..., Any], *arguments: Any) -> bool:
@@ -51,12 +58,14 @@ def make_train_step(
     tx: optax.GradientTransformation,
     learning_rate: Callable[[jax.Array], jax.Array],
     seed: int,
+    spike_sigmas: float | None = None,
 ) -> TrainStep:
     """Build `train_step(state, batch, progress) -> (state, metrics)`.
 
     Gradients are summed over the micro-batches and divided once by the number of targets, so that
     G micro-batches of B rows give what one batch of G x B rows gives. An update that is not finite
-    is dropped: parameters and optimizer state stay as they are, bit for bit, and `skipped` is 1.
+    is dropped, and one that is a spike by so many sigmas: parameters and optimizer state stay as
+    they are, bit for bit, and `skipped` is 1.
     `batch` holds tokens [G, B, S]. `tx` gets `progress` as an extra argument; `learning_rate` of
     progress is only reported.
     """
@@ -92,17 +101,29 @@ def make_train_step(
         grad_norm, update_norm, params, opt_state = update(*given)
         mean_loss = sums.loss / sums.count
         finite = jnp.isfinite(jnp.stack([mean_loss, grad_norm, update_norm])).all()
+        spike = jnp.zeros((), bool)
+        if spike_sigmas is not None:
+            spike = finite & spikes.is_spike(state.history, mean_loss, grad_norm, spike_sigmas)
+        good = finite & ~spike
         if not _multiplies(update, *given):
-            # Whether an update is finite is known once all of it is, and to keep it until then
+            # Whether an update is good is known once all of it is, and to keep it until then
             # takes 4 bytes a parameter: what is cheap is computed anew instead.
-            finite, given = jax.lax.optimization_barrier((finite, given))
+            good, given = jax.lax.optimization_barrier((good, given))
             *_, params, opt_state = update(*given)
         params, opt_state = jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old),
+            lambda new, old: jnp.where(good, new, old),
             (params, opt_state),
             (given[3], given[2]),
         )
-        metrics = Metrics(mean_loss, grad_norm, learning_rate(progress), 1.0 - finite)
-        return TrainState(state.step + 1, params, opt_state), metrics
+        history = spikes.entered(state.history, mean_loss, grad_norm, ~good)
+        metrics = Metrics(
+            mean_loss,
+            grad_norm,
+            learning_rate(progress),
+            jnp.float32(~good),
+            jnp.float32(spike),
+            jnp.float32(history.dropped),
+        )
+        return TrainState(state.step + 1, params, opt_state, history), metrics
 
     return train_step

@@ -55,7 +55,8 @@ def draw(
     goals = config.objective
     pieces = model.V - (goals.kind == "masked" and goals.mask_id is None)
     goal = objective.make(goals, model.V, pieces, 1, [True] * (pieces * goals.whole_words))
-    train_step = make_train_step(model, goal, tx, optimizers.learning_rate(config), config.seed)
+    rate, sigmas = optimizers.learning_rate(config), config.guard.spike_sigmas
+    train_step = make_train_step(model, goal, tx, rate, config.seed, sigmas)
 
     def create(key: jax.Array) -> TrainState:
         return init_state(model.init(key), tx)

@@ -84,6 +84,10 @@ def replayed(config: Config, events: list[dict[str, Any]]) -> Progress:
     for event in events:
         if event["event"] == "piece":
             progress = progress.extended(Piece(event["step"], event["progress"], event["rate"]))
+        elif event["event"] == "rewind":  # what was to come after the step gone back to is void
+            begins = progress.pieces[0].step
+            kept = (p for p in progress.pieces if p.step <= max(begins, event["to"]))
+            progress = Progress(tuple(kept))
     return progress
 
 

@@ -1,10 +1,10 @@
 """Checkpoints: written by Orbax, sealed by us.
 
-`checkpoints/<step>/` holds `params/` and `rest/` (the optimizer state) as Orbax items, `evaluated/`
-where the optimizer evaluates other parameters than it trains, `numbers.json`, and `seal.json`: the
-SHA-256 of every file, written last. A folder is filled beside its place, forced to disk and
-renamed, so a step exists if and only if its seal verifies. Orbax alone guards neither array data
-nor JSON: one flipped bit restores silently wrong.
+`checkpoints/<step>/` holds `params/` and `rest/` (optimizer state, history of the newest updates)
+as Orbax items, `evaluated/` where the optimizer evaluates other parameters than it trains,
+`numbers.json`, and `seal.json`: the SHA-256 of every file, written last. A folder is filled beside
+its place, forced to disk and renamed, so a step exists if and only if its seal verifies. Orbax
+alone guards neither array data nor JSON: one flipped bit restores silently wrong.
 """
 
 import contextlib
@@ -26,7 +26,8 @@ from lmjax.runtime import processes
 from lmjax.text import json_file
 from lmjax.text.errors import DataError
 
-FORMAT = 1
+FORMAT = 2
+"""Of what is saved and its seal. 2: the history of the newest updates, in `rest`."""
 
 
 class Saved(NamedTuple):
@@ -54,7 +55,10 @@ def verify(folder: Path) -> Saved:
         seal = json_file.read(folder / "seal.json")
         expected = dict(seal["files"])
         if seal["format"] != FORMAT:
-            raise ValueError(f"format: expected {FORMAT}, found {seal['format']!r}")
+            raise ValueError(
+                f"format: expected {FORMAT}, found {seal['format']!r}; sealed by another lmjax, "
+                "which alone can use it"
+            )
     except (DataError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder}: expected a sealed checkpoint, its seal.json: {error}") from None
     found = {_name(folder, path) for path in _files(folder)} - {"seal.json"}
@@ -71,7 +75,13 @@ def verify(folder: Path) -> Saved:
                 f"{folder / name}: expected SHA-256 {digest}, found {actual}; "
                 "this checkpoint cannot be used"
             )
-    return Saved(int(folder.name), folder, json_file.read(folder / "numbers.json"))
+    return Saved(int(folder.name), folder, numbers(folder))
+
+
+def numbers(folder: Path) -> dict[str, Any]:
+    """What a step's folder says of the run, its seal not looked at. Raises DataError."""
+    found: dict[str, Any] = json_file.read(folder / "numbers.json")
+    return found
 
 
 def newest(folder: Path) -> tuple[Saved | None, list[str]]:
@@ -118,6 +128,11 @@ def restore(item: Path, abstract: Any) -> Any:
         return checkpointer.restore(item.absolute(), args=arguments)
 
 
+def rest(state: TrainState) -> dict[str, Any]:
+    """What an item beside the parameters holds, all that a run needs to go on."""
+    return {"opt_state": state.opt_state, "history": state.history}
+
+
 def save(
     folder: Path, state: TrainState, numbers: dict[str, Any], evaluated: Any | None = None
 ) -> Path:
@@ -135,7 +150,7 @@ def save(
         side.mkdir(parents=True)
     processes.meet(f"checkpoint begun {final.name}")
     with _checkpointer(set(range(jax.process_count()))) as checkpointer:
-        items = {"params": state.params, "rest": state.opt_state}
+        items = {"params": state.params, "rest": rest(state)}
         if evaluated is not None:
             items["evaluated"] = evaluated
         for name, tree in items.items():
@@ -153,7 +168,7 @@ def _seal(side: Path, final: Path, numbers: dict[str, Any]) -> None:
     (side / "seal.json").write_text(json.dumps(seal, indent=1))
     for path in [*_files(side), *(p for p in side.rglob("*") if p.is_dir()), side]:
         _force(path)
-    _discard(final)
+    discard(final)
     side.rename(final)
     _force(final.parent)
 
@@ -173,7 +188,7 @@ def clean(folder: Path, good: int, keep: int, best_of: str | None = None) -> Non
     kept |= {step for _, step in ranked[:1]}
     for step in found:
         if step not in kept:
-            _discard(folder / str(step))
+            discard(folder / str(step))
 
 
 class SaveError(RuntimeError):
@@ -209,6 +224,11 @@ class Saver:
             raise SaveError(
                 f"{self.folder}: saving failed, earlier steps are whole: {error}"
             ) from error
+
+    def close(self) -> None:
+        """Wait for the save under way; whether it succeeded, the folder tells."""
+        if self._thread is not None:
+            self._thread.join()
 
     def _work(self, copies: Any, numbers: dict[str, Any]) -> None:
         try:
@@ -296,13 +316,13 @@ def _force(path: Path) -> None:
 
 def _score(folder: Path, name: str | None) -> float | None:
     try:
-        return json_file.read(folder / "numbers.json").get(name or "")
+        return numbers(folder).get(name or "")
     except DataError:
         return None
 
 
-def _discard(folder: Path) -> None:
-    """Rename, then delete: a kill in between never leaves half a step under its own name."""
+def discard(folder: Path) -> None:
+    """Remove a step: renamed, then deleted, so that a kill in between leaves no half of it."""
     if folder.exists():
         trash = folder.with_name(f".trash-{folder.name}")
         shutil.rmtree(trash, ignore_errors=True)

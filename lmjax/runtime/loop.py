@@ -30,6 +30,7 @@ from lmjax.runtime import (
     device,
     journal,
     restoring,
+    rewinding,
     run_folder,
     sizing,
 )
@@ -63,10 +64,34 @@ def train(
     that hold its devices. Raises Interrupted, Diverged, SaveError, DataError or ConfigError; the
     run folder is fit to go on from after each.
     """
+    while True:
+        try:
+            return _train(config, run, corpus, tx, learning_rate, stop, ledger, events, mesh, peers)
+        except rewinding.Astray as astray:
+            go_back = functools.partial(rewinding.go_back, run, config.guard, astray, events)
+            peers.agree(go_back)
+
+
+def _train(
+    config: Config,
+    run: Path,
+    corpus: Corpus,
+    tx: optax.GradientTransformation,
+    learning_rate: Callable[[jax.Array], jax.Array],
+    stop: Stop,
+    ledger: Ledger,
+    events: journal.Journal,
+    mesh: jax.sharding.Mesh,
+    peers: Peers,
+) -> Result:
+    """From the newest step that counts to the end, or to where `Astray` is raised."""
     # ---- Run folder: what is there
     checkpoints = run / "checkpoints"
 
+    rewinds = rewinding.of(run)
+
     def newest() -> tuple[int, str, dict[str, Any]] | None:
+        rewinding.give_up_steps(checkpoints, rewinds)
         saved, rejected = checkpoint.newest(checkpoints)
         for reason in rejected:
             console.say(f"passed over: {reason}")
@@ -97,6 +122,11 @@ def train(
     model = build(config.model, here.platform)
 
     # ---- Budget: what is left of it, and what the next update sees
+    if config.replay is not None and rewinding.of(paced):
+        raise ConfigError(
+            f"replay: expected a run that never went back, found {paced} with a rewind; where it "
+            "went to depends on when its checkpoints were due: train it anew with another seed"
+        )
     progress = budget.replayed(config, journal.read(paced / "events.jsonl"))
     if branched:
         branch = _branch(config, step)
@@ -110,7 +140,9 @@ def train(
     table = packing.pack(corpus.train, length, corpus.bos, config.batch.packing)
     held_out = packing.pack(corpus.validation, length, corpus.bos, config.batch.packing, cover=True)
     share = loader.Share(*sharding.own_rows(mesh))
-    feed = loader.Feed(table, config.seed, source.numbers["rows"] if source else 0, share)
+    feed = loader.Feed(
+        table, config.seed, rewinding.rows(source.numbers, rewinds) if source else 0, share
+    )
     feed.read_ahead(stage.rows, stage.micro_rows)
 
     # ---- State
@@ -133,7 +165,7 @@ def train(
         state = TrainState(
             sharding.everywhere(np.int32(step), mesh),
             checkpoint.restore(source.folder / "params", there.params),
-            checkpoint.restore(source.folder / "rest", there.opt_state),
+            **checkpoint.restore(source.folder / "rest", checkpoint.rest(there)),
         )
         console.say(
             f"{'resumed' if saved else f'{source.folder}: branched'} at step {step} (verified)"
@@ -157,7 +189,9 @@ def train(
 
     def program(stage: ramps.Stage) -> Any:
         staged = build(ramps.staged(config.model, stage), here.platform)
-        train_step = make_train_step(staged, goal, tx, learning_rate, config.seed)
+        train_step = make_train_step(
+            staged, goal, tx, learning_rate, config.seed, config.guard.spike_sigmas
+        )
 
         def update(state: TrainState, batch: loader.Batch, progress: jax.Array) -> Any:
             return train_step(state, ramps.cut(batch, stage.length), progress)
@@ -212,7 +246,13 @@ def train(
         return budget.crossed(progress, step, every.value)
 
     guard = jax.transfer_guard("disallow")
-    with contextlib.closing(record), contextlib.closing(feed), record.screen, guard:
+    with (
+        contextlib.closing(record),
+        contextlib.closing(feed),
+        contextlib.closing(saver),
+        record.screen,
+        guard,
+    ):
         while True:
             with ledger.section("step"):  # where the loop waits for the device
                 record.read(progress, leave=1)
@@ -253,6 +293,7 @@ def train(
                 numbers = {
                     "step": step,
                     "rows": feed.position,
+                    "rewinds": len(rewinds),
                     "tokens": feed.position * length,
                     "elapsed": ledger.elapsed(),
                     "ledger": ledger.seconds(),

@@ -1,6 +1,5 @@
 """What a run writes down as it goes: repeatable metrics, timings, and the progress line."""
 
-import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -16,12 +15,7 @@ from lmjax.runtime import console, device, journal
 from lmjax.runtime.budget import Progress
 from lmjax.runtime.evaluation import Result
 from lmjax.runtime.ledger import Ledger
-
-_MOST_SKIPS_IN_A_ROW = 20
-
-
-class Diverged(RuntimeError):
-    """Update after update was not finite. Exit code 70."""
+from lmjax.runtime.rewinding import Astray
 
 
 class Taken(NamedTuple):
@@ -33,13 +27,6 @@ class Taken(NamedTuple):
     batch: str
     progress: float
     metrics: Metrics
-
-
-def _skips(run: Path, step: int) -> int:
-    """Updates in a row up to `step` that were dropped, as an earlier process wrote them down."""
-    events = journal.read(run / "events.jsonl")
-    dropped = {event["step"] for event in events if event["event"] == "skip"}
-    return next(count for count in itertools.count() if step - count not in dropped)
 
 
 class Record:
@@ -65,11 +52,11 @@ class Record:
         self._metrics.cut(step)
         evaluations = [e for e in journal.read(self._metrics.path) if "val_loss" in e]
         self._bits: float | None = evaluations[-1]["val_bits_per_byte"] if evaluations else None
-        self._run, self._every = run, config.log.every
+        self._every, self._most_drops = config.log.every, config.guard.most_drops
+        self._length = config.model.length
         self._flops_per_token, self._peak_flops = flops_per_token, peak_flops
         self._ledger, self._feed = ledger, feed
         self._pending: list[Taken] = []
-        self._skips = _skips(run, step)
         self._mark = (ledger.elapsed(), step, tokens, 0.0)
 
     def take(self, taken: Taken) -> None:
@@ -79,7 +66,7 @@ class Record:
     def read(self, progress: Progress, leave: int) -> None:
         """Read metrics off the device, leaving the newest `leave` updates in flight.
 
-        Raises Diverged after too many updates in a row that were not finite.
+        Raises Astray after too many updates in a row that were dropped.
         """
         while len(self._pending) > leave:
             taken = self._pending.pop(0)
@@ -112,18 +99,18 @@ class Record:
 
     def _write(self, taken: Taken, progress: Progress) -> None:
         step, metrics = taken.step, taken.metrics
-        self._skips = self._skips + 1 if metrics.skipped else 0
+        dropped = int(metrics.dropped)
+        told = f"loss {metrics.loss}, gradient norm {metrics.grad_norm}"
         if metrics.skipped:
-            self._events.write({"event": "skip", "step": step, "batch": taken.batch})
-            console.say(
-                f"step {step}: loss {metrics.loss}, gradient norm {metrics.grad_norm}: "
-                "not finite, the update was dropped"
-            )
-        if self._skips >= _MOST_SKIPS_IN_A_ROW:
-            raise Diverged(
-                f"{self._run}: {self._skips} updates in a row were not finite, the last at step "
-                f"{step}; lower the learning rate and start another run"
-            )
+            why = "spike" if metrics.spike else "not finite"
+            self._events.write({"event": "skip", "step": step, "batch": taken.batch, "why": why})
+            console.say(f"step {step}: {told}: {why}, the update was dropped")
+        self._log(taken, progress)
+        if dropped >= self._most_drops:
+            raise Astray(step, dropped, taken.tokens // self._length, told)
+
+    def _log(self, taken: Taken, progress: Progress) -> None:
+        step, metrics = taken.step, taken.metrics
         if step % self._every != 0 and step != 1 and progress.at(step) < 1:
             return
         self._metrics.write(

@@ -5,6 +5,7 @@ import json
 
 import jax
 import numpy as np
+import optax
 import pytest
 import torch
 import transformers
@@ -15,7 +16,7 @@ from lmjax import config as configuration
 from lmjax.config import Config, ConfigError, LSTMConfig, TransformerConfig
 from lmjax.convert import convert
 from lmjax.interop import agreement, arrays, families
-from lmjax.learning.step import TrainState
+from lmjax.learning.step import init_state
 from lmjax.models.build import build
 from lmjax.runtime import checkpoint
 from lmjax.runtime.generation import generate
@@ -139,9 +140,8 @@ def new_run(folder, **numbers):
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     params = jax.tree.map(lambda a: np.float32(rng.normal(0, 0.3, a.shape)), shapes)
     numbers = {"step": 7, "tokens": 7 * 32, "val_loss": 4.0}
-    checkpoint.save(
-        folder / "checkpoints", TrainState(np.int32(7), params, {"moment": np.zeros(())}), numbers
-    )
+    state = init_state(params, optax.identity())._replace(step=np.int32(7))
+    checkpoint.save(folder / "checkpoints", state, numbers)
     return folder
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from lmjax.config import Config
 from lmjax.data.loader import Batch
-from lmjax.learning import optimizers, schedules
+from lmjax.learning import optimizers, schedules, spikes
 from lmjax.learning.objective import Sums, next_token
 from lmjax.learning.step import init_state, make_train_step
 from lmjax.models.model import Readout
@@ -59,8 +59,9 @@ def batch(G: int, B: int, T: int = 6, weighted: bool = False, seed: int = 0) -> 
     return Batch(tokens_GBS, weights_GBT.astype(np.float32) if weighted else None)
 
 
-def compiled(tx, model=BIGRAM, objective=next_token, seed: int = 0):
-    step = make_train_step(model, objective, tx, lambda progress: 0.5 * progress, seed)
+def compiled(tx, model=BIGRAM, objective=next_token, seed: int = 0, spike_sigmas=None):
+    rate = lambda progress: 0.5 * progress  # noqa: E731
+    step = make_train_step(model, objective, tx, rate, seed, spike_sigmas)
     return jax.jit(step, donate_argnums=0)
 
 
@@ -168,6 +169,33 @@ def test_an_infinite_update_of_a_finite_gradient_is_dropped(multiplies):
     assert np.isfinite([metrics.loss, metrics.grad_norm]).all()
     assert metrics.skipped == 1
     assert bits((state.params, state.opt_state)) == before
+
+
+def test_a_spike_is_dropped_and_what_follows_is_taken():
+    """Also where the update is computed twice. Weights of the loss make the spike."""
+
+    def weighted(model, params, batch, key):
+        sums = next_token(model, params, batch._replace(weights=None), key)
+        return Sums(sums.loss * batch.weights[0, 0], sums.count)
+
+    def scaled(scale, seed):
+        given = batch(1, 4, seed=seed)
+        return given._replace(weights=np.full((1, 4, 6), scale, np.float32))
+
+    tx = optax.adam(1e-3)
+    step, state = compiled(tx, objective=weighted, spike_sigmas=6.0), init_state(table(), tx)
+    for number in range(spikes.FROM):
+        state, metrics = step(state, scaled(1.0, number), 0.0)
+        assert (metrics.skipped, metrics.spike, metrics.dropped) == (0, 0, 0)
+    before = bits((state.params, state.opt_state, state.history.values_KN))
+    for in_a_row, scale in enumerate([9.0, np.nan, 9.0], start=1):
+        state, metrics = step(state, scaled(scale, 99), 0.0)
+        found = (metrics.skipped, metrics.spike, metrics.dropped)
+        assert found == (1, np.isfinite(scale), in_a_row)
+        assert bits((state.params, state.opt_state, state.history.values_KN)) == before
+    state, metrics = step(state, scaled(1.0, 99), 0.0)
+    assert (metrics.skipped, metrics.dropped, state.step) == (0, 0, spikes.FROM + 4)
+    assert bits(state.params) != before[:1]
 
 
 def test_many_steps_are_compiled_once():

@@ -182,3 +182,20 @@ def test_a_budget_that_is_over_ends_at_once():
     end, seen, _ = Simulation(config("10s"), lambda now: 0.1, start=60.0).run()
     assert seen[-2:] == [0.0, 1.0]
     assert end < 61
+
+
+def test_pieces_beyond_a_step_gone_back_to_are_void():
+    config = Config(budget="60s")
+    piece = lambda step, progress, rate: {  # noqa: E731
+        "event": "piece",
+        "step": step,
+        "progress": progress,
+        "rate": rate,
+    }
+    rewind = {"event": "rewind", "step": 9, "to": 5, "rows": 80}
+    before = [piece(2, 0.1, 0.02), piece(5, 0.16, 0.01), piece(8, 0.19, 0.5)]
+    after = budget.replayed(config, [*before, rewind])
+    assert after.at(9) == pytest.approx(0.2)
+    assert budget.replayed(config, [*before, rewind, piece(7, 0.18, 0.1)]).at(9) == pytest.approx(
+        0.38
+    )

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 
+from lmjax.learning import spikes
 from lmjax.learning.step import TrainState
 from lmjax.runtime import checkpoint
 from lmjax.text.errors import DataError
@@ -32,7 +33,7 @@ def make_state(step: int) -> TrainState:
         "blocks": {"kernel": random.normal(size=(2, 8, 8)).astype(ml_dtypes.bfloat16)},
     }
     _, opt_state = TX.update(params, TX.init(params), params)
-    return TrainState(jnp.int32(step), params, opt_state)
+    return TrainState(jnp.int32(step), params, opt_state, spikes.none_yet())
 
 
 def shapes(tree: Any) -> Any:
@@ -60,7 +61,7 @@ def test_restores_bit_for_bit(two_steps):
     saved, rejected = checkpoint.newest(two_steps)
     assert saved is not None
     assert (saved.step, saved.numbers["step"], rejected) == (10, 10, [])
-    for item, tree in (("params", state.params), ("rest", state.opt_state)):
+    for item, tree in (("params", state.params), ("rest", checkpoint.rest(state))):
         restored = checkpoint.restore(saved.folder / item, shapes(tree))
         assert jax.tree.structure(restored) == jax.tree.structure(tree)
         for before, after in zip(jax.tree.leaves(tree), jax.tree.leaves(restored), strict=True):
@@ -212,12 +213,13 @@ def test_saver_raises_at_the_next_call(folder):
 FULL_DISK = """
 import pathlib, resource, sys
 import numpy as np
-from lmjax.learning.step import TrainState
+import optax
+from lmjax.learning.step import init_state
 from lmjax.runtime import checkpoint
 
 def state(step):
     params = {"w": np.random.default_rng(step).normal(size=30_000)}
-    return TrainState(np.int32(step), params, {"m": params["w"]})
+    return init_state(params, optax.trace(0.9))._replace(step=np.int32(step))
 
 saver = checkpoint.Saver(pathlib.Path(sys.argv[1]), keep=2)
 saver.save(state(1), {"val_loss": None})

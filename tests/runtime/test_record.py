@@ -12,7 +12,8 @@ from lmjax.data import loader, packing
 from lmjax.learning.step import Metrics
 from lmjax.runtime import budget, journal
 from lmjax.runtime.ledger import Ledger
-from lmjax.runtime.record import Diverged, Record, Taken
+from lmjax.runtime.record import Record, Taken
+from lmjax.runtime.rewinding import Astray
 
 
 @jax.jit
@@ -22,8 +23,8 @@ def slow(seed):
     return jax.lax.fori_loop(0, 3000, grow, jnp.eye(256)).sum()
 
 
-def metrics(loss, skipped=0.0):
-    return Metrics(loss, *map(jnp.float32, (1.0, 0.1, skipped)))
+def metrics(loss, skipped=0.0, dropped=0):
+    return Metrics(loss, *map(jnp.float32, (1.0, 0.1, skipped, 0.0, dropped)))
 
 
 @pytest.fixture
@@ -63,34 +64,16 @@ def test_the_newest_update_stays_in_flight(record, tmp_path):
     assert newest.loss.is_ready()
 
 
-def test_many_updates_in_a_row_that_are_not_finite_end_the_run(record):
+def test_many_dropped_in_a_row_send_the_run_back(record, tmp_path):
     progress = budget.replayed(Config(budget="100steps"), [])
-    for step in range(1, 40):
-        skipped = 0.0 if step == 10 else 1.0
-        record.take(Taken(step, 128 * step, "a", 0.0, metrics(jnp.float32(jnp.nan), skipped)))
-        if step < 30:
-            record.read(progress, leave=0)
-        else:
-            with pytest.raises(Diverged, match="20 updates in a row"):
-                record.read(progress, leave=0)
-            break
-
-
-@pytest.mark.parametrize("resumed_at", [0, 2, 3, 15, 17])
-def test_a_restart_does_not_begin_the_count_anew(record_from, resumed_at):
-    """Dropped are 3, 4, ...: whatever was done again, step 22 is the twentieth in a row."""
-    progress = budget.replayed(Config(budget="100steps"), [])
-
-    def take(record, step):
-        metrics_here = metrics(jnp.float32(jnp.nan), float(step >= 3))
-        record.take(Taken(step, 128 * step, "a", 0.0, metrics_here))
+    for step, dropped in ((1, 19), (2, 0), (3, 19)):
+        record.take(Taken(step, 128 * step, "a", 0.0, metrics(jnp.float32(2.5), dropped=dropped)))
         record.read(progress, leave=0)
-
-    killed = record_from(0)
-    for step in range(1, 18):
-        take(killed, step)
-    resumed = record_from(resumed_at)
-    for step in range(resumed_at + 1, 22):
-        take(resumed, step)
-    with pytest.raises(Diverged, match=r"20 updates in a row .* step 22;"):
-        take(resumed, 22)
+    taken = Taken(4, 512, "b", 0.0, metrics(jnp.float32(jnp.nan), 1.0, dropped=20))
+    record.take(taken)
+    with pytest.raises(Astray, match="loss nan") as raised:
+        record.read(progress, leave=0)
+    assert (raised.value.step, raised.value.dropped) == (4, 20)
+    assert raised.value.rows == 512 // Config().model.length
+    (skip,) = journal.read(tmp_path / "events.jsonl")
+    assert skip == {"event": "skip", "step": 4, "batch": "b", "why": "not finite"}

@@ -5,10 +5,11 @@ import threading
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from lmjax.config import LSTMConfig
-from lmjax.learning.step import TrainState
+from lmjax.learning.step import init_state
 from lmjax.models.build import build
 from lmjax.runtime import checkpoint, restoring
 from lmjax.text.errors import DataError
@@ -24,7 +25,7 @@ def writing(tmp_path):
 
     def save(step):
         params = jax.tree.map(lambda a: np.full(a.shape, step, a.dtype), shapes)
-        state = TrainState(jnp.int32(step), params, {"none": np.zeros(())})
+        state = init_state(params, optax.identity())._replace(step=jnp.int32(step))
         checkpoint.save(tmp_path / "checkpoints", state, {"val_loss": None})
         checkpoint.clean(tmp_path / "checkpoints", step, keep=1)
 

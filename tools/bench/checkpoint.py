@@ -78,7 +78,7 @@ def main(
             def restore(saved: Path = saved) -> None:
                 checkpoint.verify(saved)
                 jax.block_until_ready(checkpoint.restore(saved / "params", shapes.params))
-                jax.block_until_ready(checkpoint.restore(saved / "rest", shapes.opt_state))
+                jax.block_until_ready(checkpoint.restore(saved / "rest", checkpoint.rest(shapes)))
 
             found["restored"].append(clock(restore))
             found["files read"].append(clock(functools.partial(read, saved)))
