@@ -39,7 +39,7 @@ for axes in json.loads(sys.argv[1]):
         for batch in tokens:
             state, metrics = step(state, sharding.place(Batch(batch), 1), np.float32(0.5))
             losses.append(float(metrics.loss))
-    leaves = jax.tree.leaves(state)
+    leaves = jax.tree.leaves((state.params, state.opt_state))
     held = {d.id: 0 for d in mesh.devices.flat}
     for shard in (shard for leaf in leaves for shard in leaf.addressable_shards):
         held[shard.device.id] += shard.data.nbytes
