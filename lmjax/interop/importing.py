@@ -79,7 +79,8 @@ def import_folder(source: Path, run: Path) -> float | None:
         config = Config(run=str(run), model=model, objective=objective)
         partial.write(folder / "config.json", configuration.to_json(config).encode())
         state = init_state(params, optax.identity())
-        numbers = {"step": 0, "rows": 0, "tokens": 0, "elapsed": 0.0, "val_loss": None}
+        places = dict.fromkeys(("step", "rows", "rewinds", "tokens"), 0)
+        numbers = {**places, "elapsed": 0.0, "val_loss": None}
         checkpoint.save(folder / "checkpoints", state, numbers)
         events = journal.Journal(folder / "events.jsonl")
         facts = {"source": str(source), "architecture": family.architecture}

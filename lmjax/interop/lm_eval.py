@@ -51,7 +51,7 @@ class RunLM(TemplateLM):
         """Raises DataError for a run that cannot be read, ConfigError for an encoder."""
         super().__init__()
         self._model, self._params, config = restoring.restore(run, step)
-        self._model.init_cache(1)  # refuses a model without a next token
+        self._model.init_cache(1, 1)  # refuses a model without a next token
         self._tokens = restoring.restore_tokenizer(run)
         self._rows = restoring.known_rows(Path(run), config, self._tokens)
         self.max_length: int = config.model.length

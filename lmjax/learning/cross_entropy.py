@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from lmjax.models import sharding
-from lmjax.models.model import Readout
+from lmjax.models.model import Readout, chunk_of
 
 _LEAST = float(jnp.finfo(jnp.float32).min)  # finite: least minus least stays a number
 _Rows = tuple[jax.Array, jax.Array, jax.Array]  # x, targets, weights
@@ -48,11 +48,11 @@ def cross_entropy(
 
 
 def _chunked(form: _Form, size: int, rows: _Rows, head: tuple[Any, Any]) -> jax.Array:
-    """The sum over rows, by chunks of about `size` logits."""
+    """The sum over rows, by chunks of at most about `size` logits."""
     x, targets, weights = rows
     targets_R, weights_R = targets.reshape(-1), weights.reshape(-1).astype(jnp.float32)
     R, V = targets_R.size, head[0].shape[0]
-    least = -(-R * V // size)
+    least = -(-R * V // chunk_of(R * V, size))
     # Chunks of one size where a few more make them so: filled up, all rows would be copied.
     N = next((n for n in range(least, 2 * least) if R % n == 0), least)
     C = -(-R // N)
@@ -142,7 +142,7 @@ def _forward(
     dtype = x_NCD.dtype
 
     def add(carry: Any, chunk: _Rows) -> tuple[Any, jax.Array]:
-        loss, grad_VD, grad_V = carry
+        loss, grad_DV, grad_V = carry
         x_CD, targets_C, weights_C = chunk
         more, logits_CV, lse_C = _chunk(form, *chunk, weight_VD, bias_V)
         g_CV = jnp.exp(logits_CV - lse_C[:, None])
@@ -157,17 +157,18 @@ def _forward(
         # XLA would compute it anew for each of the products that read it.
         g_CV = jax.lax.optimization_barrier((g_CV * weights_C[:, None]).astype(dtype))
         product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+        # By width first: a CPU multiplies [V, C] by [C, D] at half the speed.
         grads = (
-            grad_VD + product("cv,cd->vd", g_CV, x_CD),
+            grad_DV + product("cd,cv->dv", x_CD, g_CV),
             None if bias_V is None else grad_V + g_CV.sum(0, dtype=jnp.float32),
         )
         return (loss + more, *grads), product("cv,vd->cd", g_CV, weight_VD).astype(dtype)
 
     float32 = functools.partial(jnp.zeros_like, dtype=jnp.float32)
-    zeros = jnp.zeros(()), float32(weight_VD), None if bias_V is None else float32(bias_V)
+    zeros = jnp.zeros(()), float32(weight_VD.T), None if bias_V is None else float32(bias_V)
     chunks = x_NCD, targets_NC, weights_NC
-    (loss, grad_VD, grad_V), grad_NCD = jax.lax.scan(add, zeros, chunks)
-    return loss, (grad_NCD, grad_VD.astype(weight_VD.dtype), grad_V)
+    (loss, grad_DV, grad_V), grad_NCD = jax.lax.scan(add, zeros, chunks)
+    return loss, (grad_NCD, grad_DV.T.astype(weight_VD.dtype), grad_V)
 
 
 def _backward(form: _Form, grads: Any, cotangent: jax.Array) -> tuple[Any, ...]:

@@ -34,21 +34,43 @@ def choose(
     """
     padding_V = jnp.arange(logits_BV.shape[-1]) >= vocab_size
     logits_BV = jnp.where(padding_V, -jnp.inf, logits_BV)
-    sorted_BV, ids_BV = jax.lax.top_k(logits_BV, min(top_k or vocab_size, vocab_size))
-    sorted_BV = sorted_BV / jnp.maximum(temperature, 1e-6)
-    mass_before_BV = jnp.cumsum(jax.nn.softmax(sorted_BV), -1) - jax.nn.softmax(sorted_BV)
-    sorted_BV = jnp.where(mass_before_BV < top_p, sorted_BV, -jnp.inf)
-    drawn_B = jnp.where(temperature > 0, jax.random.categorical(key, sorted_BV), 0)
-    return jnp.take_along_axis(ids_BV, drawn_B[:, None], axis=-1)[:, 0].astype(jnp.int32)
+
+    def likeliest() -> jax.Array:
+        return jnp.argmax(logits_BV, axis=-1)
+
+    def of_all() -> jax.Array:
+        return jax.random.categorical(key, logits_BV / temperature)
+
+    def of_some() -> jax.Array:
+        sorted_BV, ids_BV = jax.lax.top_k(logits_BV, min(top_k or vocab_size, vocab_size))
+        sorted_BV /= temperature
+        mass_BV = jax.nn.softmax(sorted_BV)
+        before_BV = jnp.cumsum(mass_BV, -1) - mass_BV
+        drawn_B = jax.random.categorical(key, jnp.where(before_BV < top_p, sorted_BV, -jnp.inf))
+        return jnp.take_along_axis(ids_BV, drawn_B[:, None], axis=-1)[:, 0]
+
+    # To sort a vocabulary takes longer than a small model does: only where it must be.
+    some = (top_p < 1) | (top_k is not None)
+    way = jnp.where(temperature > 0, 1 + some, 0)
+    return jax.lax.switch(way, (likeliest, of_all, of_some)).astype(jnp.int32)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def prefill(model: Model, params: Any, tokens_BT: jax.Array, length_B: jax.Array) -> Tail:
+def prepared(model: Model, params: Any) -> Any:
+    """Parameters as the two functions below read them fastest; they take a model's own as well."""
+    return model.for_decoding(params)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def prefill(
+    model: Model, params: Any, tokens_BT: jax.Array, length_B: jax.Array, room: int
+) -> Tail:
     """Read prompts, padded on the right to T, of `length_B` tokens each, in one pass.
 
+    `room` is the most tokens that a row will have, those that follow included: at least T.
     The last token of each prompt is left for `extend`, which computes what follows it.
     """
-    cache = model.init_cache(tokens_BT.shape[0])
+    cache = model.init_cache(tokens_BT.shape[0], room)
     start_B = jnp.zeros_like(length_B)
     _, cache = model.decode(params, tokens_BT, start_B, cache, count_B=length_B - 1)
     last_B = jnp.take_along_axis(tokens_BT, length_B[:, None] - 1, axis=1)[:, 0]
@@ -69,6 +91,8 @@ def extend(
 ) -> tuple[Tail, jax.Array]:
     """Generate `count` tokens a row: the new tail and tokens [B, N]. The draw at a position is a
     function of (key, position), however the text is cut into calls."""
+
+    params = model.for_decoding(params)
 
     def one(tail: Tail, _: None) -> tuple[Tail, jax.Array]:
         logits_B1V, cache = model.decode(params, tail.last_B[:, None], tail.position_B, tail.cache)

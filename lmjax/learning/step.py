@@ -88,19 +88,20 @@ def make_train_step(
             return jax.tree.map(jnp.add, carry, (grads, sums)), None
 
         def update(sums: Sums, grads: Any, opt_state: Any, params: Any) -> tuple[Any, ...]:
-            """The norm of the mean gradient, that of the update, parameters and state after it."""
+            """The mean gradient's norm, whether the update is finite, and what is after it."""
             grads = jax.tree.map(lambda g: g / sums.count, grads)
             updates, opt_state = tx.update(grads, opt_state, params, progress=progress)
-            norms = optax.tree.norm(grads), optax.tree.norm(updates)
-            return *norms, optax.apply_updates(params, updates), opt_state
+            finite = jnp.stack([jnp.isfinite(u).all() for u in jax.tree.leaves(updates)]).all()
+            new = optax.apply_updates(params, updates), opt_state
+            return optax.tree.norm(grads), finite, *new
 
         G = batch.tokens.shape[0]
         zeros = jax.tree.map(jnp.zeros_like, state.params), Sums(jnp.zeros(()), jnp.zeros(()))
         (grads, sums), _ = jax.lax.scan(accumulate, zeros, (jnp.arange(G), batch))
         given = sums, grads, state.opt_state, state.params
-        grad_norm, update_norm, params, opt_state = update(*given)
+        grad_norm, finite, params, opt_state = update(*given)
         mean_loss = sums.loss / sums.count
-        finite = jnp.isfinite(jnp.stack([mean_loss, grad_norm, update_norm])).all()
+        finite &= jnp.isfinite(mean_loss) & jnp.isfinite(grad_norm)
         spike = jnp.zeros((), bool)
         if spike_sigmas is not None:
             spike = finite & spikes.is_spike(state.history, mean_loss, grad_norm, spike_sigmas)

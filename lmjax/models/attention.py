@@ -97,8 +97,8 @@ def attend(
 
 def seen_by(
     q_BTHK: jax.Array,
-    k_BSNK: jax.Array,
-    v_BSNK: jax.Array,
+    k_BNKS: jax.Array,
+    v_BNSK: jax.Array,
     positions_BT: jax.Array,
     *,
     scale: float,
@@ -110,14 +110,14 @@ def seen_by(
     For a few queries and a cache: nothing is kept for a backward pass.
     """
     B, T, H, K = q_BTHK.shape
-    N = k_BSNK.shape[2]
+    N = k_BNKS.shape[1]
     q_BTNRK = q_BTHK.reshape(B, T, N, H // N, K)
     scores_BNRTS = jnp.einsum(
-        "btnrk,bsnk->bnrts", q_BTNRK, k_BSNK, preferred_element_type=jnp.float32
+        "btnrk,bnks->bnrts", q_BTNRK, k_BNKS, preferred_element_type=jnp.float32
     )
     form, bounds = blockwise.Form(scale, True, window), blockwise.Bounds(prefix_B)
-    seen_BTS = blockwise.seen(form, bounds, positions_BT, jnp.arange(k_BSNK.shape[1]))
+    seen_BTS = blockwise.seen(form, bounds, positions_BT, jnp.arange(k_BNKS.shape[3]))
     scores_BNRTS = jnp.where(seen_BTS[:, None, None], scores_BNRTS * scale, blockwise.UNSEEN)
-    weights_BNRTS = jax.nn.softmax(scores_BNRTS, axis=-1).astype(v_BSNK.dtype)
-    mixed_BTNRK = jnp.einsum("bnrts,bsnk->btnrk", weights_BNRTS, v_BSNK)
+    weights_BNRTS = jax.nn.softmax(scores_BNRTS, axis=-1).astype(v_BNSK.dtype)
+    mixed_BTNRK = jnp.einsum("bnrts,bnsk->btnrk", weights_BNRTS, v_BNSK)
     return mixed_BTNRK.reshape(B, T, H, K)

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from lmjax.config import LSTMConfig
-from lmjax.models import sharding
+from lmjax.models import linear, sharding
 from lmjax.models.model import CHUNK, Params, Readout, resolve_dtype, vocabulary
 
 
@@ -34,7 +34,7 @@ def run(
     """One layer over time: outputs [B, T, D] and the last state, unmoved where not `live_BT`."""
     dtype = x_BTD.dtype
     # One product for all positions; only the recurrent one has to wait for the position before.
-    gates_BTG = x_BTD @ layer["input"]["kernel"].astype(dtype)
+    gates_BTG = linear.multiply(x_BTD, layer["input"]["kernel"].astype(dtype))
     gates_BTG += layer["input"]["bias"].astype(dtype)
     recurrent_DG = layer["recurrent"]["kernel"].astype(dtype)
 
@@ -115,7 +115,7 @@ class LSTM:
         segment of a row, its gradient is not.
         """
         T, size = tokens_BT.shape[1], self.config.truncate or tokens_BT.shape[1]
-        state, pieces = self.init_cache(tokens_BT.shape[0]), []
+        state, pieces = self.init_cache(*tokens_BT.shape), []
         for start in range(0, T, size):
             state = jax.lax.stop_gradient(state)
             segment = None if key is None else jax.random.fold_in(key, start)
@@ -130,10 +130,15 @@ class LSTM:
         weight_VD = params["embedding" if self.config.tied else "head"].astype(self.dtype)
         return Readout(x_D, weight_VD, params["head_bias"], chunk=self.logits_chunk)
 
-    def init_cache(self, batch: int) -> State:
+    def init_cache(self, batch: int, length: int) -> State:
         """The state of `batch` rows before their first token, for every layer."""
+        del length
         shape = (self.config.depth, batch, self.config.width)
         return State(jnp.zeros(shape, self.dtype), jnp.zeros(shape))
+
+    def for_decoding(self, params: Params) -> Params:
+        """As they are."""
+        return params
 
     def decode(
         self,

@@ -18,6 +18,11 @@ Params = dict[str, Any]
 CHUNK = {"cpu": 2**21, "gpu": 2**28}
 
 
+def chunk_of(all_logits: int, most: int) -> int:
+    """Logits made at a time, of all: at most an eighth, but as many as a CPU is fast with."""
+    return min(most, max(CHUNK["cpu"], all_logits // 8))
+
+
 @dataclass(frozen=True)
 class Readout:
     """softcap(x W^T + b), logits that are not multiplied out yet.
@@ -79,8 +84,14 @@ class Model(Trained, Protocol):
     def apply(self, params: Params, tokens_BT: jax.Array) -> jax.Array:
         """Logits, float32 [B, T, V]."""
 
-    def init_cache(self, batch: int) -> Any:
-        """An empty cache for `batch` rows. Raises ConfigError where there is no next token."""
+    def init_cache(self, batch: int, length: int) -> Any:
+        """An empty cache for `batch` rows of up to `length` tokens.
+
+        Raises ConfigError where there is no next token.
+        """
+
+    def for_decoding(self, params: Params) -> Params:
+        """Parameters as `decode` reads them, so that a loop around it prepares them once."""
 
     def decode(
         self,

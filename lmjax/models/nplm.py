@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from lmjax.config import NPLMConfig
-from lmjax.models import sharding
+from lmjax.models import linear, sharding
 from lmjax.models.model import CHUNK, Params, Readout, resolve_dtype, vocabulary
 
 
@@ -76,9 +76,13 @@ class NPLM:
         weight_VD = weight_VD.astype(self.dtype)
         return Readout(x_D, weight_VD, params["head_bias"], chunk=self.logits_chunk)
 
-    def init_cache(self, batch: int) -> jax.Array:
+    def init_cache(self, batch: int, length: int) -> jax.Array:
         """The tokens of `batch` rows, none yet."""
-        return jnp.zeros((batch, self.config.length), jnp.int32)
+        return jnp.zeros((batch, length), jnp.int32)
+
+    def for_decoding(self, params: Params) -> Params:
+        """As they are."""
+        return params
 
     def decode(
         self,
@@ -112,7 +116,7 @@ class NPLM:
         hidden = params["blocks"]["hidden"]
         x_BTE = jnp.concatenate(words, axis=-1)
         kernel_EH, bias_H = (hidden[name][0].astype(self.dtype) for name in ("kernel", "bias"))
-        h_BTH = jnp.tanh(x_BTE @ kernel_EH + bias_H)
+        h_BTH = jnp.tanh(linear.multiply(x_BTE, kernel_EH) + bias_H)
         return jnp.concatenate([x_BTE, h_BTH], axis=-1) if self.config.direct else h_BTH
 
 

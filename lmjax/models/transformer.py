@@ -21,17 +21,21 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.xla_metadata import set_xla_metadata
 
 from lmjax.config import ConfigError, TransformerConfig
-from lmjax.models import attention, sharding
+from lmjax.models import attention, linear, sharding
 from lmjax.models.model import CHUNK, Params, Readout, resolve_dtype, vocabulary
 
 _GATE_CHANNELS = 12
 
 
 class Cache(NamedTuple):
-    """Keys and values of all positions computed so far, for every layer, and their tokens."""
+    """Keys and values of all positions computed so far, for every layer, and their tokens.
 
-    k_LBSNK: jax.Array
-    v_LBSNK: jax.Array
+    An array a layer: of one for all, each token would write everything anew. Keys lie as the
+    product with queries reads them.
+    """
+
+    k_BNKS: tuple[jax.Array, ...]
+    v_BNSK: tuple[jax.Array, ...]
     tokens_BS: jax.Array
 
 
@@ -79,7 +83,7 @@ class Block(nn.Module):
         value_BTNK: jax.Array | None = None,
         cache: tuple[jax.Array, jax.Array] | None = None,
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
-        """`value_BTNK` is a value embedding; `cache` this layer's keys and values [B, S, N, K]."""
+        """`value_BTNK` is a value embedding; `cache` this layer's keys and values."""
         c = self.config
         if c.layer_scalars:
             stays, comes = (
@@ -107,6 +111,7 @@ class Block(nn.Module):
             use_bias=self.config.bias,
             dtype=self.dtype,
             kernel_init=init(self.config),
+            dot_general=linear.dot_general,
             name=name,
         )
 
@@ -152,8 +157,11 @@ class Block(nn.Module):
                 document_BT=context.document_BT,
             )
         else:
-            at = jnp.arange(h_BTD.shape[0])[:, None], context.positions_BT
-            cache = cache[0].at[at].set(k_BTNK), cache[1].at[at].set(v_BTNK)
+            rows_B1 = jnp.arange(h_BTD.shape[0])[:, None]
+            cache = (
+                cache[0].at[rows_B1, :, :, context.positions_BT].set(k_BTNK),
+                cache[1].at[rows_B1, :, context.positions_BT].set(v_BTNK),
+            )
             mixed_BTHK = attention.seen_by(
                 q_BTHK,
                 *cache,
@@ -169,12 +177,18 @@ class Block(nn.Module):
         up_BTF = checkpoint_name(self._dense(c.F, "up")(h_BTD), "up")
         if c.activation in ("swiglu", "geglu"):
             gate_BTF = checkpoint_name(self._dense(c.F, "gate")(h_BTD), "up")
-            up_BTF *= nn.silu(gate_BTF) if c.activation == "swiglu" else nn.gelu(gate_BTF)
+            up_BTF *= nn.silu(gate_BTF) if c.activation == "swiglu" else _gelu(True, gate_BTF)
         elif c.activation == "relu2":
             up_BTF = jnp.square(nn.relu(up_BTF))
         else:
-            up_BTF = nn.gelu(up_BTF, approximate=c.activation == "gelu")
+            up_BTF = _gelu(c.activation == "gelu", up_BTF)
         return self._dense(c.width, "down")(up_BTF)
+
+
+@functools.partial(jax.checkpoint, static_argnums=0)
+def _gelu(approximate: bool, x_BTF: jax.Array) -> jax.Array:
+    """Computed again backward: each step on the way would be kept, five arrays of [B, T, F]."""
+    return nn.gelu(x_BTF, approximate=approximate)
 
 
 def _drop(rate: float, x_BTD: jax.Array, key: jax.Array | None, place: int) -> jax.Array:
@@ -351,7 +365,7 @@ class Transformer:
         x_BTD = self._embed(params, tokens_BT, before_BT, positions_BT, first_BT, types_BT)
         x_BTD = _drop(self.config.dropout, x_BTD, key, self.config.depth)
         context = Context(positions_BT, x_BTD, prefix_B, length_B, document_BT, key)
-        return self._blocks(params, tokens_BT, x_BTD, context, None)[0]
+        return self._blocks(params, tokens_BT, x_BTD, context)
 
     def readout(self, params: Params, x_D: jax.Array) -> Readout:
         """The final norm and the head on states [..., D]."""
@@ -360,17 +374,34 @@ class Transformer:
             x_D = self._apply_norm(params, "final_norm", x_D)
         if c.head_transform:
             x_D = self._head_transform.apply({"params": params["head_transform"]}, x_D)  # type: ignore[assignment]
-        weight_VD = params["embedding" if c.tied else "head"].astype(self.dtype)
+        weight_VD = params["head" if "head" in params else "embedding"].astype(self.dtype)
         return Readout(x_D, weight_VD, params.get("head_bias"), c.softcap, self.logits_chunk)
 
-    def init_cache(self, batch: int) -> Cache:
+    def init_cache(self, batch: int, length: int) -> Cache:
         """An empty cache for `batch` rows of up to `length` tokens."""
         c = self.config
         if not c.causal:
             raise ConfigError("model.causal: expected a model that predicts the next token")
-        shape_LBSNK = (c.depth, batch, c.length, c.KV, c.K)
-        k_LBSNK, v_LBSNK = (jnp.zeros(shape_LBSNK, self.dtype) for _ in range(2))
-        return Cache(k_LBSNK, v_LBSNK, jnp.zeros((batch, c.length), jnp.int32))
+        B, S, N = batch, length, c.KV
+        k_BNKS = tuple(jnp.zeros((B, N, c.K, S), self.dtype) for _ in range(c.depth))
+        v_BNSK = tuple(jnp.zeros((B, N, S, c.K), self.dtype) for _ in range(c.depth))
+        return Cache(k_BNKS, v_BNSK, jnp.zeros((B, S), jnp.int32))
+
+    def for_decoding(self, params: Params) -> Params:
+        """A tree a layer, matrices in the compute dtype, a tied head as one of its own."""
+        if isinstance(params["blocks"], tuple):
+            return params
+        matrices = jax.tree.map(
+            lambda a: a.astype(self.dtype) if a.ndim > 2 else a, params["blocks"]
+        )
+        layers = tuple(
+            jax.tree.map(lambda a, n=n: a[n], matrices) for n in range(self.config.depth)
+        )
+        head_VD = params["embedding" if self.config.tied else "head"].astype(self.dtype)
+        params = {**params, "blocks": layers, "head": head_VD}
+        if "value_embedding" in params:
+            params["value_embedding"] = tuple(params["value_embedding"])
+        return params
 
     def decode(
         self,
@@ -384,20 +415,29 @@ class Transformer:
     ) -> tuple[jax.Array, Cache]:
         """Logits [B, T, V] of tokens at positions `start_B`, `start_B` + 1, ..., and their cache.
 
-        What the cache holds before `start_B` is seen; positions past `length` are dropped.
+        What the cache holds before `start_B` is seen; positions past its end are dropped.
         """
         del count_B  # what padding leaves behind is written over before it is seen
+        c = self.config
+        params = self.for_decoding(params)
         positions_BT = start_B[:, None] + jnp.arange(tokens_BT.shape[1])
         rows_B1 = jnp.arange(tokens_BT.shape[0])[:, None]
         tokens_BS = cache.tokens_BS.at[rows_B1, positions_BT].set(tokens_BT)
         before_BT = tokens_BS[rows_B1, positions_BT - 1]
         x_BTD = self._embed(params, tokens_BT, before_BT, positions_BT, positions_BT == 0, None)
         context = Context(positions_BT, x_BTD, prefix_B)
-        x_BTD, kv_LBSNK = self._blocks(
-            params, tokens_BT, x_BTD, context, (cache.k_LBSNK, cache.v_LBSNK)
-        )
-        assert kv_LBSNK is not None
-        return self.readout(params, x_BTD).logits(), Cache(*kv_LBSNK, tokens_BS)
+        made, middle_BTD = [], x_BTD
+        for n, own in enumerate(params["blocks"]):
+            if n == c.depth // c.period // 2 * c.period:
+                middle_BTD = x_BTD
+            table_VM = params["value_embedding"][n // 2] if c.value_embeddings and n % 2 else None
+            kv = cache.k_BNKS[n], cache.v_BNSK[n]
+            x_BTD, kv = self._layer(n, own, table_VM, tokens_BT, x_BTD, context, kv)
+            made.append(kv)
+        if c.backout:
+            x_BTD = (x_BTD - params["backout"] * middle_BTD).astype(self.dtype)
+        k_BNKS, v_BNSK = zip(*made, strict=True)
+        return self.readout(params, x_BTD).logits(), Cache(k_BNKS, v_BNSK, tokens_BS)
 
     def _embed(
         self,
@@ -434,7 +474,13 @@ class Transformer:
     @property
     def _head_transform(self) -> nn.Sequential:
         c = self.config
-        dense = nn.Dense(c.width, use_bias=c.bias, dtype=self.dtype, kernel_init=_matrix_init(c))
+        dense = nn.Dense(
+            c.width,
+            use_bias=c.bias,
+            dtype=self.dtype,
+            kernel_init=_matrix_init(c),
+            dot_general=linear.dot_general,
+        )
         activate = functools.partial(nn.gelu, approximate=c.activation == "gelu")
         return nn.Sequential([dense, activate, _norm(c, self.dtype)])
 
@@ -446,93 +492,94 @@ class Transformer:
         )
         return normed_BTD
 
-    def _run_block(
+    def _layer(
         self,
+        n: int,
         own: Params,
+        table_VM: jax.Array | None,
+        tokens_BT: jax.Array,
         x_BTD: jax.Array,
         context: Context,
-        window: int | None,
-        value_BTNK: jax.Array | None,
         cache: tuple[jax.Array, jax.Array] | None,
     ) -> tuple[jax.Array, Any]:
-        """One layer of parameters `own`.
+        """The `n`-th layer, of parameters `own` and, where it has one, a value embedding."""
+        c = self.config
+        window = c.window if c.window_pattern[n % len(c.window_pattern)] == "S" else None
+        value_BTNK = None
+        if table_VM is not None:
+            value_BTM = sharding.gathered(table_VM)[tokens_BT].astype(self.dtype)
+            value_BTNK = value_BTM.reshape(*tokens_BT.shape, c.KV, c.K)
+        made: tuple[jax.Array, Any] = self.block.apply(
+            {"params": own}, x_BTD, context, window, value_BTNK, cache
+        )
+        return made
+
+    def _run_layer(
+        self,
+        n: int,
+        own: Params,
+        table_VM: jax.Array | None,
+        tokens_BT: jax.Array,
+        x_BTD: jax.Array,
+        context: Context,
+    ) -> jax.Array:
+        """A layer to be trained.
 
         Where layers are merged, XLA for CPUs makes no array of the residual stream's gradient: each
         layer's kernels add up anew what all layers after it gave, an eighth of a step of six. It
         drops `optimization_barrier` before it merges, but keeps functions that say so.
         """
 
-        def run(*arrays: Any) -> tuple[jax.Array, Any]:
-            own, x_BTD, context, value_BTNK, cache = arrays
+        def run(*arrays: Any) -> jax.Array:
+            own, table_VM, tokens_BT, x_BTD, context = arrays
             with set_xla_metadata(inlineable=None):  # of the layer, not of each function in it
-                made: tuple[jax.Array, Any] = self.block.apply(
-                    {"params": own}, x_BTD, context, window, value_BTNK, cache
-                )
-            return made
+                return self._layer(n, own, table_VM, tokens_BT, x_BTD, context, None)[0]
 
-        arrays = own, x_BTD, context, value_BTNK, cache
+        arrays = own, table_VM, tokens_BT, x_BTD, context
         if not self.apart:
             return run(*arrays)
         with set_xla_metadata(inlineable="false"):
-            made: tuple[jax.Array, Any] = jax.jit(run)(*arrays)
+            made: jax.Array = jax.jit(run)(*arrays)
         return made
 
     def _blocks(
-        self,
-        params: Params,
-        tokens_BT: jax.Array,
-        x_BTD: jax.Array,
-        context: Context,
-        cache: tuple[jax.Array, jax.Array] | None,
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
+        self, params: Params, tokens_BT: jax.Array, x_BTD: jax.Array, context: Context
+    ) -> jax.Array:
         """Scan over the layers, one turn of their kinds at a time."""
         c = self.config
         turns = c.depth // c.period
         values = params.get("value_embedding")
 
-        def layer(i: int, x_BTD: jax.Array, inputs: Any, context: Context) -> tuple[jax.Array, Any]:
+        def layer(i: int, x_BTD: jax.Array, inputs: Any, context: Context) -> jax.Array:
             """The `i`-th of a turn. What it takes of its inputs it takes itself: were it given
             slices, a scan would keep a copy of each for the backward pass."""
-            layers, tables, caches, numbers_L = inputs
-            own, cache = jax.tree.map(lambda a: a[i], (layers, caches))
-            kind = c.window_pattern[i % len(c.window_pattern)]
-            window = c.window if kind == "S" else None
-            value_BTNK = None
-            if tables is not None and i % 2 == 1:
-                value_BTM = sharding.gathered(tables[i // 2])[tokens_BT].astype(self.dtype)
-                value_BTNK = value_BTM.reshape(*tokens_BT.shape, c.KV, c.K)
+            layers, tables, numbers_L = inputs
+            own = jax.tree.map(lambda a: a[i], layers)
+            table_VM = tables[i // 2] if tables is not None and i % 2 == 1 else None
             if context.key is not None:
                 context = context._replace(key=jax.random.fold_in(context.key, numbers_L[i]))
-            return self._run_block(own, x_BTD, context, window, value_BTNK, cache)
+            return self._run_layer(i, own, table_VM, tokens_BT, x_BTD, context)
 
-        def turn(x_BTD: jax.Array, inputs: Any) -> tuple[jax.Array, Any]:
-            made = []
+        def turn(x_BTD: jax.Array, inputs: Any) -> tuple[jax.Array, None]:
             for i in range(c.period):
-                run: Callable[..., Any] = functools.partial(layer, i)
-                # auto is chosen before training; without a gradient nothing is kept anyway.
-                if cache is None and c.remat not in ("none", "auto"):
+                run: Callable[..., jax.Array] = functools.partial(layer, i)
+                if c.remat not in ("none", "auto"):  # auto is chosen before training
                     run = jax.checkpoint(run, policy=_kept(c.remat))
-                x_BTD, layer_cache = run(x_BTD, inputs, context)
-                made.append(layer_cache)
-            return x_BTD, None if cache is None else jax.tree.map(lambda *a: jnp.stack(a), *made)
+                x_BTD = run(x_BTD, inputs, context)
+            return x_BTD, None
 
         fold = lambda a: a.reshape(turns, -1, *a.shape[1:])  # noqa: E731
-        inputs = jax.tree.map(fold, (params["blocks"], values, cache, jnp.arange(c.depth)))
+        inputs = jax.tree.map(fold, (params["blocks"], values, jnp.arange(c.depth)))
         unroll = min(c.unroll or 24, turns)
-        if c.backout:
-            first, second = (
-                jax.tree.map(lambda a, half=half: a[half], inputs)
-                for half in (slice(turns // 2), slice(turns // 2, None))
-            )
-            middle_BTD, early = jax.lax.scan(turn, x_BTD, first, unroll=min(unroll, turns // 2))
-            x_BTD, late = jax.lax.scan(turn, middle_BTD, second, unroll=min(unroll, turns // 2))
-            x_BTD = (x_BTD - params["backout"] * middle_BTD).astype(self.dtype)
-            caches = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), early, late)
-        else:
-            x_BTD, caches = jax.lax.scan(turn, x_BTD, inputs, unroll=unroll)
-        if cache is None:
-            return x_BTD, None
-        return x_BTD, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), caches)
+        if not c.backout:
+            return jax.lax.scan(turn, x_BTD, inputs, unroll=unroll)[0]
+        first, second = (
+            jax.tree.map(lambda a, half=half: a[half], inputs)
+            for half in (slice(turns // 2), slice(turns // 2, None))
+        )
+        middle_BTD, _ = jax.lax.scan(turn, x_BTD, first, unroll=min(unroll, turns // 2))
+        x_BTD, _ = jax.lax.scan(turn, middle_BTD, second, unroll=min(unroll, turns // 2))
+        return (x_BTD - params["backout"] * middle_BTD).astype(self.dtype)
 
 
 def flops_per_token(config: TransformerConfig, vocab_size: int, predicted: float = 1.0) -> float:

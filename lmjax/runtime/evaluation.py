@@ -31,6 +31,10 @@ class Result(NamedTuple):
     bytes: int
 
 
+class GivenUp(Exception):
+    """An evaluation was asked to end before it had seen all of its rows."""
+
+
 def objective_and_bytes(
     config: Config, model: Model, corpus: Corpus
 ) -> tuple[Objective, np.ndarray | None]:
@@ -47,11 +51,12 @@ def make_evaluator(
     table: RowTable,
     bytes_V: np.ndarray | None,
     rows: int,
-) -> Callable[[Any, int | None], Result]:
-    """Build `evaluate(params, max_rows) -> Result` over a covering table; compiled once.
+) -> Callable[..., Result]:
+    """Build `evaluate(params, max_rows, give_up) -> Result` over a covering table; compiled once.
 
     The result does not depend on `rows`, the batch size, but for the rounding of float32 sums:
-    padding weighs nothing. `bytes_V` holds the UTF-8 bytes of each token.
+    padding weighs nothing. `bytes_V` holds the UTF-8 bytes of each token. Before each batch
+    `give_up` is asked; where it says so, GivenUp is raised.
     """
 
     model = model.without_dropout()
@@ -65,13 +70,17 @@ def make_evaluator(
         targets_BT = jnp.asarray(batch.tokens)[:, 1:]
         return found, jnp.where(batch.weights > 0, jnp.asarray(bytes_V)[targets_BT], 0).sum()
 
-    def evaluate(params: Any, max_rows: int | None = None) -> Result:
+    def evaluate(
+        params: Any, max_rows: int | None = None, give_up: Callable[[], bool] = lambda: False
+    ) -> Result:
         loss = count = 0.0
         size = 0
         mesh = jax.sharding.get_mesh()
         share = loader.ALL if mesh.empty else loader.Share(*sharding.own_rows(mesh))
         with loader.evaluation_batches(table, rows, max_rows, share) as batches:
             for batch in batches:
+                if give_up():
+                    raise GivenUp
                 found, more = jax.device_get(sums(params, sharding.place(batch, 0)))
                 size += int(more)
                 loss += float(found.loss)

@@ -66,15 +66,18 @@ def _chunks(
     top_p: float,
     seed: int,
 ) -> Iterator[np.ndarray]:
-    length = model.config.length
+    length, params = model.config.length, sampling.prepared(model, params)
     texts = [list(prompt) for prompt in prompts]
     key = jax.random.key(seed)
     made, room, tail = 0, 0, None
     while made < max_tokens:
         if room == 0:
             keep = length if tail is None else max(1, length // 2)
-            tail = _prefill(model, params, [text[-keep:] for text in texts])
-            room = length - int(tail.position_B.max())
+            recent = [text[-keep:] for text in texts]
+            # Every token reads the whole cache: no longer than what it will hold.
+            most = min(length, _power_of_two(max(map(len, recent)) + max_tokens - made + _CHUNK))
+            tail = _prefill(model, params, recent, most)
+            room = most - int(tail.position_B.max())
             key = jax.random.fold_in(key, made)
         count = min(_CHUNK, room)
         tail, tokens_BN = sampling.extend(
@@ -120,12 +123,16 @@ def complete(
     return itertools.starmap(text, enumerate(itertools.tee(chunks, samples)))
 
 
-def _prefill(model: Model, params: Any, texts: list[list[int]]) -> sampling.Tail:
-    """Pad to a power of two, so that few shapes are ever compiled, and read the texts."""
-    longest = max(map(len, texts))
-    T = min(model.config.length, max(8, 1 << (longest - 1).bit_length()))
+def _power_of_two(least: int) -> int:
+    """The first from `least` on, so that few shapes are ever compiled."""
+    return max(8, 1 << (least - 1).bit_length())
+
+
+def _prefill(model: Model, params: Any, texts: list[list[int]], room: int) -> sampling.Tail:
+    """Pad the texts and read them; `room` as in `sampling.prefill`."""
+    T = min(room, _power_of_two(max(map(len, texts))))
     tokens_BT = np.zeros((len(texts), T), np.int32)
     for row, text in zip(tokens_BT, texts, strict=True):
         row[: len(text)] = text
     length_B = np.array([len(text) for text in texts], np.int32)
-    return sampling.prefill(model, params, jnp.asarray(tokens_BT), jnp.asarray(length_B))
+    return sampling.prefill(model, params, jnp.asarray(tokens_BT), jnp.asarray(length_B), room)

@@ -28,9 +28,11 @@ _COLLECTIVES = (
     "collective-broadcast",
 )
 _LOOKS = {"slice", "dynamic-slice", "gather"}
-_DEAR = {"exponential", "tanh", "log", "power", "rsqrt", "sqrt", "cosine", "sine", "divide", "erf"}
-_PLAIN = {"add", "subtract", "multiply", "maximum", "minimum", "select", "compare", "convert"}
-_PLAIN |= {"negate", "abs", "and", "or", "xor", "shift-right-logical", "shift-left"}
+_DEAR = {"exponential", "exponential-minus-one", "log", "log-plus-one", "tanh", "erf"}
+_DEAR |= {"power", "cosine", "sine"}
+_PLAIN = {"add", "subtract", "multiply", "divide", "maximum", "minimum", "select", "compare"}
+_PLAIN |= {"convert", "negate", "abs", "and", "or", "xor", "shift-right-logical", "shift-left"}
+_PLAIN |= {"sqrt", "rsqrt"}
 
 
 class Product(NamedTuple):
@@ -68,7 +70,9 @@ class Work(NamedTuple):
     flops: float
     bytes: float
     operations: float
-    """Scalar operations of a fusion's elements, dear ones (exponentials and such) counted as 10."""
+    """Scalar operations of a fusion's elements, such as additions."""
+    dear: float
+    """Those of many instructions each, such as exponentials."""
     times: float
     product: Product | None = None
     """The largest product in the kernel."""
@@ -223,7 +227,7 @@ def _work(
 ) -> Work:
     if it.opcode == "custom-call" and "fmha" in it.rest:
         flops = _attention_flops(it, table)
-        return Work("attention", it.name, flops, _moved(it, table), 0, times)
+        return Work("attention", it.name, flops, _moved(it, table), 0, 0, times)
     if it.opcode != "fusion":
         inside = {it.name: it}
         products = [(it, table)] if it.opcode == "dot" or "__cublas" in it.rest else []
@@ -235,12 +239,14 @@ def _work(
                 inside |= body
                 products += [(x, body) for x in body.values() if x.opcode == "dot"]
             moved = _fusion_bytes(it, table, computations[called])
-    operations = sum(_operations(x) for x in inside.values())
+    plain, dear = (
+        sum(_elements(x) for x in inside.values() if x.opcode in ops) for ops in (_PLAIN, _DEAR)
+    )
     found = [product for x, body in products if (product := _product(x, body)) is not None]
     flops = sum(product.flops for product in found)
     largest = max(found, key=lambda product: product.flops, default=None)
     kind: Kind = "product" if found else "fusion"
-    return Work(kind, it.name, flops, moved, operations, times, largest)
+    return Work(kind, it.name, flops, moved, plain, dear, times, largest)
 
 
 def _product(x: _Instruction, body: _Computation) -> Product | None:
@@ -321,10 +327,9 @@ def _fusion_bytes(it: _Instruction, table: _Computation, body: _Computation) -> 
     return total
 
 
-def _operations(x: _Instruction) -> float:
+def _elements(x: _Instruction) -> int:
     arrays = _arrays(x.type)
-    elements = math.prod(arrays[0][1]) if arrays else 0
-    return elements * (10 if x.opcode in _DEAR else 1 if x.opcode in _PLAIN else 0)
+    return math.prod(arrays[0][1]) if arrays else 0
 
 
 def _attention_flops(it: _Instruction, table: _Computation) -> float:

@@ -14,6 +14,7 @@ from lmjax.runtime.program import Product, Work
 PRODUCT, ATTENTION, BANDWIDTH = 0.65, 0.45, 0.85
 # float32 products run as TF32, at half the rate of bfloat16 on all these cards.
 FLOAT32 = 0.5
+CACHE = 2**22  # bytes that a CPU still holds when the next kernel reads them
 LAUNCH = 2e-6  # seconds between two kernels of a CUDA graph
 
 
@@ -26,7 +27,12 @@ class Rates(NamedTuple):
     """Of products with a side below 128, such as attention's without a kernel of its own."""
     attention: float
     bytes: float
+    cached: float
+    """Bytes of a kernel that moves so few, `CACHE`, that it finds them in a cache."""
     operations: float
+    """Scalar ones, such as additions."""
+    dear: float
+    """Scalar ones of many instructions each, such as exponentials."""
     launch: float
     products: Mapping[Product, float] = MappingProxyType({})
     """Of products that were each measured."""
@@ -42,15 +48,17 @@ def stated(card: Card) -> Rates:
         narrow=ATTENTION / 2 * peak,
         attention=ATTENTION * peak,
         bytes=BANDWIDTH * card.gbps * 1e9,
+        cached=BANDWIDTH * card.gbps * 1e9,  # a card's cache is not told from its memory
         operations=scalar / 2,
+        dear=scalar / 20,
         launch=LAUNCH,
     )
 
 
 def seconds(work: Work, rates: Rates) -> float:
     """Of one call of a kernel."""
-    moving = work.bytes / rates.bytes
-    scalar = work.operations / rates.operations
+    moving = work.bytes / (rates.cached if work.bytes <= CACHE else rates.bytes)
+    scalar = work.operations / rates.operations + work.dear / rates.dear
     if work.kind == "attention":
         return rates.launch + max(moving, work.flops / rates.attention)
     rate = rates.product_float32 if work.float32 else rates.product

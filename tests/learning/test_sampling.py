@@ -100,7 +100,7 @@ def extended(model, params, cuts, temperature=0.0, seed=0, prompts=PROMPTS) -> n
     tokens_BT = np.zeros((len(prompts), 6), np.int32)
     for row, prompt in zip(tokens_BT, prompts, strict=True):
         row[: len(prompt)] = prompt
-    tail = sampling.prefill(model, params, tokens_BT, length_B)
+    tail = sampling.prefill(model, params, tokens_BT, length_B, 16)
     made = []
     for count in cuts:
         tail, tokens_BN = sampling.extend(

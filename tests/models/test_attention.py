@@ -178,10 +178,12 @@ def test_cudnn_is_refused_for_a_prefix():
 
 def test_statistics_are_float32_in_bfloat16():
     # 600 equal keys: a sum of weights in bfloat16 would stop growing at 256 of them.
-    ones = jnp.ones((1, 600, 1, 8), jnp.bfloat16)
+    q_BTHK, k_BNKS, v_BNSK = (
+        jnp.ones(shape, jnp.bfloat16) for shape in ((1, 1, 1, 8), (1, 1, 8, 600), (1, 1, 600, 8))
+    )
     last = jnp.array([[599]])
     cached = functools.partial(attention.seen_by, scale=1.0, window=None)
-    found = jax.jit(cached)(ones[:, :1], ones, ones, last)
+    found = jax.jit(cached)(q_BTHK, k_BNKS, v_BNSK, last)
     assert found.dtype == jnp.bfloat16
     np.testing.assert_allclose(found.astype(jnp.float32), 1.0, rtol=0.005)
 

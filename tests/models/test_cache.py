@@ -46,7 +46,9 @@ def test_decoding_gives_the_logits_of_apply(model_of, randomised, name):
     length_B = np.array([5, 1, 7], np.int32)
     padded_BT = np.where(np.arange(7) < length_B[:, None], TOKENS_BT[:, :7], 23)
     start_B = np.zeros(3, np.int32)
-    logits_BTV, cache = decoded(model, params, padded_BT, start_B, model.init_cache(3), length_B)
+    logits_BTV, cache = decoded(
+        model, params, padded_BT, start_B, model.init_cache(3, 12), length_B
+    )
     for row, length in enumerate(length_B):
         close(logits_BTV[row, :length], expected_BTV[row, :length])
     every_B = np.ones(3, np.int32)
@@ -59,4 +61,4 @@ def test_decoding_gives_the_logits_of_apply(model_of, randomised, name):
 
 def test_an_encoder_has_no_next_token(tiny):
     with pytest.raises(ConfigError, match=r"^model.causal: "):
-        tiny("bert").init_cache(1)
+        tiny("bert").init_cache(1, 8)

@@ -83,7 +83,7 @@ def test_bfloat16_keeps_the_cell_in_float32(randomised):
     params = randomised(lstm())
     exact, rounded = (logits(lstm(dtype=d), params, TOKENS_BT) for d in ("float32", "bfloat16"))
     assert 0 < np.abs(exact - rounded).max() < 0.05 * np.abs(exact).max()
-    cache = lstm(dtype="bfloat16").init_cache(1)
+    cache = lstm(dtype="bfloat16").init_cache(1, 8)
     assert (cache.h_BD.dtype, cache.c_BD.dtype) == (jnp.bfloat16, jnp.float32)
 
 

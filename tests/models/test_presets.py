@@ -289,7 +289,7 @@ def test_a_prefix_is_decoded_with_a_cache_as_without(tiny, randomised):
     # Prefixes of different lengths, padded to one; each goes on where it ends.
     padded_BT = np.where(np.arange(7) < prefix_B[:, None], TOKENS_BT[:, :7], 23)
     found_BTV, cache = decode(
-        params, padded_BT, jnp.zeros(3, jnp.int32), model.init_cache(3), prefix_B=prefix_B
+        params, padded_BT, jnp.zeros(3, jnp.int32), model.init_cache(3, 12), prefix_B=prefix_B
     )
     for row, n in enumerate(prefix_B.tolist()):
         np.testing.assert_allclose(found_BTV[row, :n], expected_BTV[row, :n], rtol=1e-4, atol=1e-4)

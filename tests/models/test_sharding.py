@@ -39,12 +39,21 @@ for axes in json.loads(sys.argv[1]):
         for batch in tokens:
             state, metrics = step(state, sharding.place(Batch(batch), 1), np.float32(0.5))
             losses.append(float(metrics.loss))
-    leaves = jax.tree.leaves((state.params, state.opt_state))
-    held = {d.id: 0 for d in mesh.devices.flat}
-    for shard in (shard for leaf in leaves for shard in leaf.addressable_shards):
-        held[shard.device.id] += shard.data.nbytes
-    shares = [n / sum(leaf.nbytes for leaf in leaves) for n in held.values()]
-    print(json.dumps({"losses": losses, "shares": shares}))
+
+    def held(tree):
+        found = {d.id: 0 for d in mesh.devices.flat}
+        for shard in (shard for leaf in jax.tree.leaves(tree) for shard in leaf.addressable_shards):
+            found[shard.device.id] += shard.data.nbytes
+        return np.array(list(found.values()))
+
+    everywhere = held(state.history)
+    divided = held(state) - everywhere
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state._replace(history=None)))
+    print(json.dumps({
+        "losses": losses,
+        "everywhere": everywhere.tolist(),
+        "shares": (divided / size).tolist(),
+    }))
 """
 
 MESHES = [{}, {"data": 2}, {"data": 2, "fsdp": 2}, {"fsdp": 8}, {"data": 2, "fsdp": 2, "tensor": 2}]
@@ -74,6 +83,7 @@ def test_devices_share_the_state(found):
     for axes, one in zip(MESHES, found, strict=True):
         devices = axes.get("fsdp", 1) * axes.get("tensor", 1)
         assert len(one["shares"]) == devices * axes.get("data", 1)
+        assert max(one["everywhere"]) < 1100  # the guard's history, bytes
         assert one["shares"] == pytest.approx([1 / devices] * len(one["shares"]), rel=1e-3)
 
 

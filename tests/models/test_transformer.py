@@ -205,7 +205,7 @@ def test_decoding_with_a_cache_gives_the_logits_of_apply(tiny, randomised, kind,
     length_B = np.array([5, 2, 7], np.int32)
     padded_BT = np.where(np.arange(7) < length_B[:, None], TOKENS_BT[:, :7], 23)
 
-    logits_BTV, cache = decode(params, padded_BT, np.zeros(3, np.int32), model.init_cache(3))
+    logits_BTV, cache = decode(params, padded_BT, np.zeros(3, np.int32), model.init_cache(3, 12))
     for row, length in enumerate(length_B):
         np.testing.assert_allclose(
             logits_BTV[row, :length], expected_BTV[row, :length], rtol=1e-5, atol=1e-5
@@ -230,7 +230,7 @@ def test_bfloat16_keeps_parameters_and_logits_in_float32(tiny):
     model = tiny(dtype="bfloat16")
     params = jax.eval_shape(model.init, jax.random.key(0))
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
-    assert model.init_cache(1).k_LBSNK.dtype == jnp.bfloat16
+    assert {a.dtype for a in model.init_cache(1, 8)[0]} == {jnp.dtype("bfloat16")}
     assert jax.eval_shape(model.apply, params, TOKENS_BT).dtype == jnp.float32
 
 

@@ -89,10 +89,14 @@ def test_a_roofline_takes_the_slower_of_arithmetic_and_memory():
     rates = roofline.stated(devices.find("h100"))
     square = ((1024, 1024),) * 2
     bfloat16 = program.Product(("bf16", "bf16"), square, ((1,), (0,)), ((), ()))
-    slow = program.Work("product", "p", 1e12, 1.0, 0, 1, bfloat16)
+    slow = program.Work("product", "p", 1e12, 1.0, 0, 0, 1, bfloat16)
     assert roofline.seconds(slow, rates) == pytest.approx(1e12 / (0.65 * 989e12) + 2e-6)
-    moving = program.Work("fusion", "f", 0, 3.35e9, 0, 1)
+    moving = program.Work("fusion", "f", 0, 3.35e9, 0, 0, 1)
     assert roofline.seconds(moving, rates) == pytest.approx(1e-3 / 0.85 + 2e-6)
+    computing = moving._replace(bytes=1.0, operations=1e9)
+    dear = moving._replace(bytes=1.0, dear=1e9)
+    both = [roofline.seconds(work, rates) - rates.launch for work in (computing, dear)]
+    assert both[1] == pytest.approx(10 * both[0])
     float32 = slow._replace(product=bfloat16._replace(dtypes=("f32", "f32")))
     assert roofline.seconds(float32, rates) > 1.9 * roofline.seconds(slow, rates)
     measured = rates._replace(products={bfloat16: 1e12})
@@ -117,6 +121,14 @@ def test_what_cublas_is_called_with_is_read():
         '["0"],"lhs_batch_dimensions":[],"rhs_batch_dimensions":[]}}}',
     )
     assert program.works(text)[0].product == program.works(TEXT)[0].product
+
+
+def test_operations_are_counted_by_what_they_cost():
+    x = jnp.ones((128, 1024))
+    step = jax.jit(lambda x: jnp.exp(x) * x + jnp.tanh(x))
+    works = program.works(step.lower(x).compile().as_text())
+    assert sum(work.dear for work in works) == 2 * x.size
+    assert sum(work.operations for work in works) == 2 * x.size
 
 
 def test_works_survive_json():
