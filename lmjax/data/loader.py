@@ -159,6 +159,12 @@ class Feed:
         self.position += rows
         return batch
 
+    def seek(self, position: int) -> None:
+        """Go on with the rows from `position` on; what was read ahead elsewhere is dropped."""
+        if position != self.position:
+            self.close()
+            self.position = position
+
     def close(self) -> None:
         """End the reading threads."""
         if self._batches is not None:

@@ -1,18 +1,23 @@
-"""Token shards on disk, memory-mapped, as one stream of ids.
+"""Token shards on disk as one stream of ids.
 
 Three layouts are read: our own headerless uint16 or uint32 (the corpus manifest says which),
 nanoGPT's headerless uint16, and the one of llm.c and modded-nanogpt: a header of 256 int32 (magic,
 version, number of tokens), then the ids.
 
+They are read, not mapped: a page of a file that was cut, or that its disk cannot give, would end
+the process with SIGBUS, and a read says so.
+
 Shapes: N tokens of the stream, D documents.
 """
 
-import mmap
+import os
+import weakref
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 
@@ -28,11 +33,43 @@ CHUNK = 2**24
 """Tokens scanned at a time."""
 
 
-class _Shard(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class _Shard:
+    """An open file, closed with the last who holds it."""
+
     path: Path
-    ids: np.ndarray
-    mapping: mmap.mmap
-    file_bytes: int
+    descriptor: int
+    dtype: np.dtype[Any]
+    skip: int
+    """Bytes before the first id."""
+    length: int
+    """Ids."""
+
+    def __post_init__(self) -> None:
+        weakref.finalize(self, os.close, self.descriptor)
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Ids start to stop, a copy. Raises DataError if the file does not give them."""
+        ids = np.empty(stop - start, self.dtype)
+        at = self.skip + start * ids.itemsize
+        left, found = ids.view(np.uint8).data, -1
+        while left and found:
+            try:
+                found = os.preadv(self.descriptor, [left], at)
+            except OSError as error:
+                raise DataError(
+                    f"{self.path}: cannot be read at byte {at}: {error.strerror}; "
+                    "restore it, to another disk if this one fails, and run again"
+                ) from error
+            left, at = left[found:], at + found
+        # After the read: one beside a cut may be given zeros.
+        expected, size = self.skip + self.length * ids.itemsize, os.fstat(self.descriptor).st_size
+        if left or size < expected:
+            raise DataError(
+                f"{self.path}: expected {expected} bytes, found {size}; "
+                "the file was cut while it was read; restore it and run again"
+            )
+        return ids
 
 
 class Tokens:
@@ -41,7 +78,7 @@ class Tokens:
     def __init__(self, shards: Sequence[_Shard], dtype: str | None) -> None:
         self._shards = tuple(shards)
         self._dtype = dtype
-        self._starts = [0, *accumulate(len(shard.ids) for shard in shards)]
+        self._starts = [0, *accumulate(shard.length for shard in shards)]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return open_shards, ([shard.path for shard in self._shards], self._dtype)
@@ -50,9 +87,9 @@ class Tokens:
         return self._starts[-1]
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Tokens start to stop: a view inside a shard, a copy across a border.
+        """Tokens start to stop.
 
-        Raises IndexError outside the stream, DataError for a shard cut short since it was opened.
+        Raises IndexError outside the stream, DataError for a shard that no longer gives its ids.
         """
         if not 0 <= start <= stop <= len(self):
             raise IndexError(f"tokens {start} to {stop} of {len(self)}")
@@ -60,13 +97,7 @@ class Tokens:
         parts = []
         while True:
             shard, offset = self._shards[index], self._starts[index]
-            # Touching a page that the file no longer has would kill the process (SIGBUS).
-            if (found := shard.mapping.size()) < shard.file_bytes:
-                raise DataError(
-                    f"{shard.path}: expected {shard.file_bytes} bytes, found {found}; "
-                    "the file was cut while it was read; restore it and run again"
-                )
-            parts.append(shard.ids[start - offset : stop - offset])
+            parts.append(shard.read(start - offset, min(stop - offset, shard.length)))
             index += 1
             start = self._starts[index]
             if stop <= start:
@@ -119,12 +150,10 @@ def _open_shard(path: Path, dtype: str | None) -> _Shard:
     size = path.stat().st_size
     if size == 0:
         raise DataError(f"{path}: expected tokens, found an empty file; write or download it again")
-    with path.open("rb") as file:
-        mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     kind: np.dtype[Any] = np.dtype(dtype or "uint16").newbyteorder("<")
     skip, count = 0, None
     if dtype is None and size >= HEADER_BYTES:
-        magic, version, header_count = np.frombuffer(mapping, "<i4", 3).tolist()
+        magic, version, header_count = np.fromfile(path, "<i4", 3).tolist()
         if magic in HEADERS:
             known, kind = HEADERS[magic]
             skip, count = HEADER_BYTES, header_count
@@ -146,8 +175,7 @@ def _open_shard(path: Path, dtype: str | None) -> _Shard:
         )
     if found == 0:
         raise DataError(f"{path}: expected tokens, found a header alone; write the shard again")
-    ids = np.frombuffer(mapping, kind, int(found), skip)
-    return _Shard(path, ids, mapping, size)
+    return _Shard(path, os.open(path, os.O_RDONLY), kind, skip, int(found))
 
 
 def find_shards(folder: str | Path, split: Literal["train", "val"]) -> list[Path]:

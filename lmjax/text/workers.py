@@ -102,13 +102,14 @@ class Workers:
             answer = frames.read(_pipe(process.stdout))
         except (OSError, EOFError):
             answer = None
+        finally:
+            self._idle.put(process)  # a dead one too: nobody waits for it
         if answer is None:
             code = process.wait()
             raise DataError(
                 f"a worker process ended with code {code}"
                 + (": out of memory? Ask for fewer text.processes" if code == -9 else "")
             )
-        self._idle.put(process)
         return answer
 
 

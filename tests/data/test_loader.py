@@ -227,3 +227,14 @@ def test_batches_of_another_size_go_on_with_the_row_next_in_line(table: RowTable
         assert feed.wait_seconds > 0
     np.testing.assert_array_equal(np.concatenate(rows), take(table, 4, 5, 5))
     wait_for_threads(threads)
+
+
+def test_a_feed_goes_on_from_another_place(table: RowTable) -> None:
+    with contextlib.closing(Feed(table, 3, 5)) as feed:
+        first = feed.take(4).tokens
+        feed.seek(9)
+        assert feed.position == 9
+        np.testing.assert_array_equal(feed.take(4).tokens[0], take(table, 1, 9, 4))
+        feed.seek(5)
+        np.testing.assert_array_equal(feed.take(4).tokens, first)
+        assert feed.position == 9

@@ -1,7 +1,9 @@
 """Shards of three layouts read back as one stream; what cannot be used is refused by name."""
 
+import gc
 import os
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -68,14 +70,55 @@ def test_slices_cross_borders(tmp_path: Path) -> None:
             tokens.read(start, stop)
 
 
-def test_a_stream_is_read_only_and_pickles_as_its_paths(tmp_path: Path) -> None:
+def test_a_stream_pickles_as_its_paths(tmp_path: Path) -> None:
     tokens = open_shards([write_headerless(tmp_path / "a.bin", IDS, "uint32")], "uint32")
     pickled = pickle.dumps(tokens)
     assert len(pickled) < 1000
     copy = pickle.loads(pickled)  # noqa: S301
     np.testing.assert_array_equal(copy.read(0, len(copy)), IDS)
-    with pytest.raises(ValueError, match="read-only"):
-        tokens.read(0, 5)[0] = 1
+
+
+def test_files_are_closed_with_their_stream(tmp_path: Path) -> None:
+    path = write_headerless(tmp_path / "a.bin", IDS)
+
+    def is_open() -> bool:
+        links = Path("/proc/self/fd").iterdir()
+        return any(os.path.realpath(link) == str(path) for link in links)
+
+    tokens = open_shards([path])
+    assert is_open()
+    del tokens
+    assert not is_open()
+    with pytest.raises(DataError):  # one of several that cannot be used
+        open_shards([path, tmp_path / "none.bin"])
+    gc.collect()  # the error's traceback held it
+    assert not is_open()
+
+
+def test_a_file_cut_under_many_readers_is_named_and_ends_no_process(tmp_path: Path) -> None:
+    ids = np.tile(IDS, 400)
+    for _ in range(20):
+        path = write_headerless(tmp_path / "a.bin", ids)
+        tokens = open_shards([path])
+        with ThreadPoolExecutor(4) as pool:
+            readings = [pool.submit(tokens.read, 0, len(tokens)) for _ in range(8)]
+            os.truncate(path, 1000)
+            for reading in readings:
+                if (error := reading.exception()) is None:
+                    np.testing.assert_array_equal(reading.result(), ids)
+                else:
+                    found = f"expected {2 * len(ids)} bytes, found 1000; the file was cut"
+                    assert isinstance(error, DataError) and found in str(error)
+        with pytest.raises(DataError, match="the file was cut"):
+            tokens.read(0, len(tokens))
+
+
+def test_what_a_disk_cannot_give_is_named() -> None:
+    # Address 0 of a process cannot be read: the kernel says EIO, as for a bad block.
+    path = Path("/proc/self/mem")
+    shard = shards._Shard(path, os.open(path, os.O_RDONLY), np.dtype("<u2"), 0, 8)
+    with pytest.raises(DataError, match=r"/proc/self/mem: cannot be read at byte 4: .*; restore"):
+        shards.Tokens([shard], None).read(2, 8)
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 2**24])
