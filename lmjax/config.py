@@ -6,6 +6,7 @@ Numbers are data and live here; composition is code and lives in the recipe file
 
 import contextlib
 import dataclasses
+import importlib.machinery
 import importlib.util
 import json
 import math
@@ -628,6 +629,9 @@ class CheckpointConfig:
     """In steps, minutes or per cent of the budget, e.g. 1000steps, 10m or 5%."""
     keep: int = 2
     """Newest checkpoints kept; the one with the best validation loss is kept beside them."""
+    on_failure: Literal["stop", "warn"] = "stop"
+    """What to do where one cannot be written: end with 75, or say so and go on until the next; the
+    first and the last must be written."""
 
     def __post_init__(self) -> None:
         parse_quantity(self.every, "checkpoint.every", ("steps", "seconds", "progress"))
@@ -869,10 +873,14 @@ class Config:
 
 
 class Recipe(NamedTuple):
-    """A recipe file, loaded: its numbers after overrides, and its optimizer if it composes one."""
+    """A recipe file, loaded: its numbers after overrides, and its optimizer if it composes one.
+
+    `allow_drift` are keys that may differ from the settings the run was begun with.
+    """
 
     config: Config
     make_optimizer: Callable[[Config], Any] | None
+    allow_drift: tuple[str, ...] = ()
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -883,7 +891,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     config, make_optimizer = _read_recipe(Path(path))
     if overrides:
         try:
-            config = _override(config, ["--config", str(path), *overrides], "lmjax", quiet=True)
+            given = _override(config, ["--config", str(path), *overrides], "lmjax", quiet=True)
+            config = given.settings
         except SystemExit as stop:
             raise ConfigError(str(stop.__cause__ or stop)) from None
     return Recipe(config, make_optimizer)
@@ -923,7 +932,8 @@ def parse_command_line(verb: str, about: str | None, argv: Sequence[str] | None 
     if default.branch_from is not None:
         arguments = ["--branch-step" if a == "--step" else a for a in arguments]
     program = f"python -m lmjax.{verb}"
-    return Recipe(_override(default, arguments, program, about), make_optimizer)
+    given = _override(default, arguments, program, about)
+    return Recipe(given.settings, make_optimizer, getattr(given, "allow_drift", ()))
 
 
 Arguments = TypeVar("Arguments")
@@ -973,17 +983,23 @@ def _override(
     program: str,
     about: str | None = None,
     quiet: bool = False,
-) -> Config:
+) -> Any:
+    """The command line, read: its `settings`, and for `train` its `allow_drift`."""
     import io
     from typing import Annotated
 
     import tyro
 
     about_config = "The recipe file, e.g. configs/quickstart.py, or the config.json of a run."
+    about_drift = "Settings that may differ, from here on, from those the run was begun with."
+    allow_drift = Annotated[
+        tuple[str, ...], tyro.conf.arg(help=about_drift, metavar="KEY [KEY ...]")
+    ]
     command_line = dataclasses.make_dataclass(
         "CommandLine",
         [
             ("config", Annotated[str, tyro.conf.arg(help=about_config)]),
+            *([("allow_drift", allow_drift, ())] if program.endswith("train") else []),
             (
                 "settings",
                 Annotated[Config, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands],
@@ -995,7 +1011,7 @@ def _override(
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed) if quiet else contextlib.nullcontext():
-            parsed: Any = tyro.cli(command_line, args=arguments, prog=program, description=about)
+            return tyro.cli(command_line, args=arguments, prog=program, description=about)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
@@ -1005,7 +1021,17 @@ def _override(
             raise
         print(f"lmjax: {error}", file=sys.stderr)
         raise SystemExit(78) from None
-    return typing.cast(Config, parsed.settings)
+
+
+class _Uncached(importlib.machinery.SourceFileLoader):
+    """Reads a recipe as it is now, and leaves nothing beside it.
+
+    Python's bytecode is taken for a file's own where seconds and size are the same: not so for a
+    script that changes a number twice in a second.
+    """
+
+    def path_stats(self, path: str) -> Any:
+        raise OSError  # as importlib asks of a loader that has none: nothing is cached then
 
 
 def _read_recipe(path: Path) -> tuple[Config, Callable[[Config], Any] | None]:
@@ -1013,11 +1039,13 @@ def _read_recipe(path: Path) -> tuple[Config, Callable[[Config], Any] | None]:
         raise ConfigError(f"--config: expected a recipe file, found none at {path}")
     if path.suffix == ".json":
         return _read_json(path), None
-    spec = importlib.util.spec_from_file_location(f"recipe_{path.stem}", path)
-    if spec is None or spec.loader is None:
+    if path.suffix != ".py":
         raise ConfigError(f"--config: expected a .py or .json file, found {path}")
+    loader = _Uncached(f"recipe_{path.stem}", str(path))
+    spec = importlib.util.spec_from_file_location(loader.name, path, loader=loader)
+    assert spec is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    loader.exec_module(module)
     if not hasattr(module, "get_config"):
         raise ConfigError(f"{path}: expected a function get_config() -> Config, found none")
     config = module.get_config()
@@ -1095,6 +1123,23 @@ def with_vocabulary(config: Config, vocab_size: int) -> Config:
     """The settings with the vocabulary spelt out, once the corpus is known."""
     model = dataclasses.replace(config.model, vocab_size=vocab_size)
     return dataclasses.replace(config, model=model)
+
+
+def keys(config: Config) -> list[str]:
+    """The dotted keys of all settings."""
+    return [key for key, _ in _leaves(config)]
+
+
+def changed(config: Config, values: dict[str, Any]) -> Config:
+    """A config with values from JSON at dotted keys. Raises ConfigError like `from_json`."""
+    data = json.loads(to_json(config))
+    for key, value in values.items():
+        *sections, name = key.split(".")
+        section = data
+        for part in sections:
+            section = section[part]
+        section[name] = value
+    return typing.cast(Config, _decode(Config, data, ""))
 
 
 def difference(old: Config, new: Config) -> list[tuple[str, Any, Any]]:

@@ -38,6 +38,9 @@ class Arguments:
 
 def main(argv: Sequence[str] | None = None) -> None:
     arguments, overrides = parse_with_overrides(Arguments, "plan", __doc__, argv)
+    from lmjax.runtime import memory
+
+    memory.keep()  # as training does: steps are measured here
     with exit_codes():
         plan(arguments, overrides)
 

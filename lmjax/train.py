@@ -5,6 +5,7 @@ The corpus is prepared if it is not there. The same command resumes where the ru
 
 import contextlib
 import errno
+import functools
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,66 +30,74 @@ def main(argv: Sequence[str] | None = None, since: float | None = None) -> None:
     """The command. `since` is the monotonic time its budget counts from; none means from here."""
     begun = time.monotonic() if since is None else since
     recipe = configuration.parse_command_line("train", __doc__, argv)
+    config, allow_drift = recipe.config, recipe.allow_drift
     from lmjax.runtime import memory, processes
 
     memory.keep()
-    with processes.joined(recipe.config.processes) as peers, exit_codes():
-        run = Path(recipe.config.run)
-        if not peers.agree(lambda: _is_done(run, recipe.config)):
-            _train(recipe.config, peers, recipe.make_optimizer, since=begun)
+    with processes.joined(config.processes) as peers, exit_codes():
+        run = Path(config.run)
+        if not peers.agree(lambda: _is_done(run, config, allow_drift)):
+            _train(config, peers, allow_drift, recipe.make_optimizer, since=begun)
             if peers.first:
-                _write_samples(run, recipe.config)
+                _write_samples(run, config)
         _next_commands(run)
 
 
-def fit(config: Config, optimizer: "optax.GradientTransformation | None" = None) -> Path:
+def fit(
+    config: Config,
+    optimizer: "optax.GradientTransformation | None" = None,
+    allow_drift: Sequence[str] = (),
+) -> Path:
     """Train as the command does, from Python; returns the run folder.
 
     `optimizer` is any optax transformation; its update may take `progress` (0 to 1) as an extra
-    argument. None means the default, Muon and AdamW by `config.optimizer`. Raises ConfigError,
-    DataError, or RuntimeError for a run that was interrupted, locked or diverged.
+    argument. None means the default, Muon and AdamW by `config.optimizer`. `allow_drift` are keys
+    that may differ from those the run was begun with. Raises ConfigError, DataError, or
+    RuntimeError for a run that was interrupted, locked, diverged or out of memory.
     """
     from lmjax.runtime import processes
 
     run = Path(config.run)
     with processes.joined(config.processes) as peers:
-        if not peers.agree(lambda: _is_done(run, config)):
-            _train(config, peers, optimizer=optimizer)
+        if not peers.agree(lambda: _is_done(run, config, allow_drift)):
+            _train(config, peers, allow_drift, optimizer=optimizer)
     return run
 
 
-def _is_done(run: Path, config: Config) -> bool:
-    from lmjax.runtime import run_folder
+def _is_done(run: Path, config: Config, allow_drift: Sequence[str]) -> bool:
+    from lmjax.runtime import drift, run_folder
 
-    run_folder.check_config(run, config)
+    drift.check(run, config, allow_drift)
     return run_folder.is_done(run)
 
 
 def _train(
     config: Config,
     peers: "Peers",
+    allow_drift: Sequence[str],
     make_optimizer: "Callable[[Config], optax.GradientTransformation] | None" = None,
     optimizer: "optax.GradientTransformation | None" = None,
     since: float | None = None,
 ) -> "Result":
-    from lmjax.runtime import lock, pulse, signals, watchdog
+    from lmjax.runtime import lock, memory, pulse, signals, watchdog
     from lmjax.runtime.ledger import Ledger
 
     ledger = Ledger(since=since)
     run, data = Path(config.run), Path(config.data)
     with contextlib.ExitStack() as held:
         if peers.first:
-            held.enter_context(lock.hold(run))
+            ours = held.enter_context(lock.hold(run))
         stop = held.enter_context(signals.listen())
         if peers.first:
             held.enter_context(pulse.counted(run, ledger))
-            held.enter_context(watchdog.watching(run, ledger, config.watchdog))
+            held.enter_context(watchdog.watching(run, ledger, config.watchdog, ours))
         from lmjax.data import corpus as corpora
         from lmjax.text import corpus as preparation
 
         def prepare() -> None:
             if not corpora.exists(data):
-                preparation.prepare(config.text, data)
+                with stop.at_once(f"{data} was prepared, of which nothing is kept"):
+                    preparation.prepare(config.text, data)
 
         with ledger.section("prepare"):
             peers.agree(prepare)
@@ -101,9 +110,9 @@ def _train(
         from lmjax.models import sharding
 
         mesh = sharding.mesh(config.mesh, jax.devices())
-        peers.agree(lambda: _settle(run, config, corpus))
+        peers.agree(lambda: _settle(run, config, corpus, allow_drift))
         from lmjax.learning import optimizers
-        from lmjax.runtime import device, loop
+        from lmjax.runtime import checkpoint, device, loop, rewinding
 
         device.cache_compilations()
         rate = optimizers.learning_rate(config) if optimizer is None else optimizers.unknown_rate
@@ -115,17 +124,28 @@ def _train(
             tx = optimizers.muon_adamw(config, device.platform())
         events = held.enter_context(contextlib.closing(peers.journal(run / "events.jsonl")))
         held.enter_context(jax.set_mesh(mesh))
-        return loop.train(config, run, corpus, tx, rate, stop, ledger, events, mesh, peers)
+        while True:
+            try:
+                return loop.train(config, run, corpus, tx, rate, stop, ledger, events, mesh, peers)
+            except rewinding.Astray as astray:
+                peers.agree(functools.partial(rewinding.go_back, run, config.guard, astray, events))
+            except jax.errors.JaxRuntimeError as error:
+                if not memory.is_used_up(error):
+                    raise
+                fitted = any(checkpoint.steps(run / "checkpoints"))
+                raise memory.explained(run, config, error, fitted) from None
 
 
-def _settle(run: Path, config: Config, corpus: "Corpus") -> None:
+def _settle(run: Path, config: Config, corpus: "Corpus", allow_drift: Sequence[str]) -> None:
     """Hold the settings against those the run was begun with, or write them down."""
-    from lmjax.runtime import run_folder
+    from lmjax.runtime import drift, run_folder
 
-    run_folder.check_config(run, config)
+    drift.check(run, config, allow_drift)
     if config.init_from is not None:
         run_folder.check_tokenizer(Path(config.init_from), corpus.folder)
-    run_folder.write_new(run / "config.json", configuration.to_json(config).encode())
+    # Settings that drift are written once nothing more can refuse them: `drift.adopt`.
+    if not (run / "config.json").exists() or not drift.differences(run, config):
+        run_folder.write_new(run / "config.json", configuration.to_json(config).encode())
     # Kept from the first start on: another corpus is refused later, and must not leave its own.
     if corpus.tokenizer is not None and not run_folder.tokenizer(run).exists():
         model = run_folder.tokenizer(corpus.folder)
@@ -159,8 +179,8 @@ def _write_samples(run: Path, config: Config) -> None:
 def _next_commands(run: Path) -> None:
     from lmjax.runtime import console, journal
 
-    results = [e for e in journal.read(run / "metrics.jsonl") if "val_loss" in e]
-    for entry in results[-1:]:
+    entry = journal.newest(run / "metrics.jsonl", "val_loss")
+    if entry:
         bits = entry["val_bits_per_byte"]
         in_bits = "" if bits is None else f", {bits:.4f} bits per byte"
         console.say(
@@ -177,9 +197,16 @@ def _next_commands(run: Path) -> None:
 @contextlib.contextmanager
 def exit_codes() -> Iterator[None]:
     """Turn the errors that a user can act on into a message and an exit code (sysexits.h)."""
-    from lmjax.runtime import console, lock, run_folder
+    from lmjax.runtime import console, lock, memory, run_folder, signals
 
-    code: dict[type[BaseException], int] = {ConfigError: 78, DataError: 65, lock.Locked: 73}
+    code: dict[type[BaseException], int] = {
+        ConfigError: 78,
+        DataError: 65,
+        lock.Locked: 73,
+        memory.TooLarge: 70,
+        memory.RanOut: 75,
+        signals.Interrupted: 75,
+    }
     try:
         yield
     except run_folder.Drift as error:
@@ -190,7 +217,7 @@ def exit_codes() -> Iterator[None]:
         console.fail(str(error))
         sys.exit(next(number for kind, number in code.items() if isinstance(error, kind)))
     except RuntimeError as error:
-        known: dict[str, int] = {"Interrupted": 75, "SaveError": 75, "Diverged": 70}
+        known = {"SaveError": 75, "Diverged": 70}  # of modules that import JAX
         if type(error).__name__ not in known:
             raise
         console.fail(str(error))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 import subprocess
 import sys
@@ -340,6 +341,16 @@ def test_names_may_be_written_as_in_python(recipe):
     assert configuration.load_config(recipe, ["--model.kv_heads", "2"]).model.kv_heads == 2
 
 
+def test_a_recipe_is_read_as_it_is_now_and_leaves_nothing_beside_it(recipe, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)  # as Python has it by default
+    before, stat = recipe.read_text(), recipe.stat()
+    for seed in (1, 2):
+        recipe.write_text(before.replace("Config(", f"Config(seed={seed}, ", 1))
+        os.utime(recipe, (stat.st_atime, stat.st_mtime))  # within one second
+        assert configuration.load_config(recipe).seed == seed
+    assert not (recipe.parent / "__pycache__").exists()
+
+
 def test_an_overridden_number_reaches_a_composed_optimizer(recipe):
     loaded = configuration.load_recipe(recipe, ["--optimizer.learning_rate", "0.5"])
     assert loaded.make_optimizer is not None
@@ -350,7 +361,7 @@ def test_the_config_of_a_run_is_a_recipe(recipe, tmp_path):
     config = configuration.load_config(recipe)
     saved = tmp_path / "config.json"
     saved.write_text(configuration.to_json(config))
-    assert configuration.load_recipe(saved) == (config, None)
+    assert configuration.load_recipe(saved) == (config, None, ())
 
 
 @pytest.mark.parametrize(
@@ -439,6 +450,16 @@ def test_a_command_line_gives_what_python_gives(recipe):
     assert found.make_optimizer is not None
 
 
+def test_settings_that_may_differ_are_named_to_train_alone(recipe, capsys):
+    arguments = ["--config", str(recipe), "--allow-drift", "seed", "budget", "--model.depth", "3"]
+    found = configuration.parse_command_line("train", "", arguments)
+    assert found.allow_drift == ("seed", "budget")
+    assert found.config == configuration.load_config(recipe, ["--model.depth", "3"])
+    with pytest.raises(SystemExit) as stop:
+        configuration.parse_command_line("prepare", "", arguments)
+    assert stop.value.code == 78 and "--allow-drift" in capsys.readouterr().err
+
+
 # ---- Differences
 
 
@@ -451,6 +472,21 @@ def test_a_difference_names_the_keys_and_both_values():
         ("model.kv_heads", None, 3),
     ]
     assert configuration.difference(old, old) == []
+
+
+def test_differences_from_json_come_back():
+    old = Config(ramp=RampConfig(rows=((0.5, 4),)))
+    new = dataclasses.replace(
+        old,
+        budget="1h",
+        optimizer=OptimizerConfig(clip_norm=1.0),
+        ramp=RampConfig(rows=((0.25, 4), (0.5, 8))),
+    )
+    rows = json.loads(json.dumps(configuration.difference(old, new)))
+    assert configuration.changed(old, {key: value for key, _, value in rows}) == new
+    assert {key for key, _, _ in rows} < set(configuration.keys(old))
+    with refused("budget"):
+        configuration.changed(old, {"budget": 3})
 
 
 def test_a_difference_of_kind_names_what_either_has():

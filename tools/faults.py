@@ -266,7 +266,7 @@ def second_trainer(scene: Scene) -> Struck | None:
     second = scene.command("train", *scene.arguments(), stderr=subprocess.PIPE)
     err = second.communicate(timeout=LIMIT)[1].decode()
     named = f'"pid": {scene.process.pid}' in err
-    if scene.ended():  # the second came too late to be refused
+    if scene.ended() or finished(scene):  # the second came too late to be refused
         return None
     return Struck(
         "a second trainer", second.returncode == 73 and named, f"exit {second.returncode}"
@@ -274,7 +274,7 @@ def second_trainer(scene: Scene) -> Struck | None:
 
 
 def reader(scene: Scene) -> Struck | None:
-    """Evaluate or generate while it trains."""
+    """Evaluate or generate while it trains; an encoder generates nothing, and says so."""
     if not scene.stepping():
         return None
     verb, words = scene.random.choice(
@@ -282,7 +282,27 @@ def reader(scene: Scene) -> Struck | None:
     )
     other = scene.command(verb, "--run", str(scene.run), *words, stderr=subprocess.PIPE)
     err = other.communicate(timeout=LIMIT)[1].decode()
-    return Struck(f"{verb} on the live run", other.returncode == 0, err.strip()[-200:])
+    told = other.returncode == 0
+    if verb == "generate" and "causal=False" in scene.recipe.read_text():
+        told = other.returncode == 78 and "model.causal: expected" in err
+    return Struck(f"{verb} on the live run", told, err.strip()[-200:])
+
+
+def drift(scene: Scene) -> Struck | None:
+    """Started again with another setting: refused with both values, and nothing is changed."""
+    scene.stopped()
+    if finished(scene) or not (scene.run / "config.json").exists():
+        return None
+    key, value = scene.random.choice(
+        (("optimizer.learning-rate", "0.123"), ("seed", "123"), ("model.width", "64"))
+    )
+    before = {path: path.read_bytes() for path in scene.run.glob("*.json")}
+    refused = scene.command("train", *scene.arguments(), f"--{key}", value, stderr=subprocess.PIPE)
+    err = refused.communicate(timeout=LIMIT)[1].decode()
+    named = key.replace("-", "_") in err and value in err and "other settings" in err
+    same = before == {path: path.read_bytes() for path in scene.run.glob("*.json")}
+    told = refused.returncode == 78 and named and same
+    return Struck(f"started with {key} {value}", told, f"exit {refused.returncode}")
 
 
 # ---- Checkpoints
@@ -573,6 +593,7 @@ OTHERS: tuple[Fault, ...] = (
     suspend,
     second_trainer,
     reader,
+    drift,
     flip,
     cut,
     delete,

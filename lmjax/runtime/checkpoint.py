@@ -10,6 +10,7 @@ alone guards neither array data nor JSON: one flipped bit restores silently wron
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import shutil
 import threading
@@ -25,6 +26,9 @@ from lmjax.learning.step import TrainState
 from lmjax.runtime import processes
 from lmjax.text import json_file
 from lmjax.text.errors import DataError
+
+# Orbax logs each error of its threads, a page of stacks, besides raising it to whoever waits.
+logging.getLogger("absl").addFilter(lambda record: "_SignalingThread" not in str(record.msg))
 
 FORMAT = 2
 """Of what is saved and its seal. 2: the history of the newest updates, in `rest`."""
@@ -147,7 +151,8 @@ def save(
     first = jax.process_index() == 0
     if first:
         shutil.rmtree(side, ignore_errors=True)
-        side.mkdir(parents=True)
+        folder.mkdir(exist_ok=True)  # without parents: a run that was removed does not come back
+        side.mkdir()
     processes.meet(f"checkpoint begun {final.name}")
     with _checkpointer(set(range(jax.process_count()))) as checkpointer:
         items = {"params": state.params, "rest": rest(state)}

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax._src import compilation_cache
 
 from lmjax.runtime import devices
@@ -41,7 +42,9 @@ def describe() -> Device:
 def product_flops(dtype: jnp.dtype) -> float:
     """Operations a second in the best of several square products of the type steps compute in."""
     n = 1536 if dtype == jnp.float32 else 8192
-    a = jax.random.normal(jax.random.key(0), (n, n), dtype)  # ones can run faster than numbers do
+    # Ones can run faster than numbers do; JAX would compile its normal numbers at each start.
+    x = jnp.asarray(np.random.default_rng(0).normal(size=n), jnp.float32)
+    a = jnp.outer(x, x).astype(dtype)
     product = jax.jit(jnp.matmul)
     product(a, a).block_until_ready()
     times = []

@@ -6,10 +6,13 @@ interrupted. `timing.jsonl` holds what the wall clock says. `events.jsonl` holds
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lmjax.text.errors import DataError
+
+_BLOCK = 1 << 16
 
 
 class Journal:
@@ -17,9 +20,8 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        keep = len("".join(json.dumps(entry) + "\n" for entry in read(path)).encode())
         self._file = path.open("ab")
-        self._file.truncate(keep)
+        self._file.truncate(next((end for end, _ in _backwards(path)), 0))
 
     def write(self, entry: dict[str, Any], durable: bool = False) -> None:
         """Append an object; `durable` waits until the disk has it."""
@@ -29,16 +31,18 @@ class Journal:
             os.fsync(self._file.fileno())
 
     def cut(self, step: int) -> None:
-        """Drop what was written after `step`; written to the side and renamed into place."""
-        kept = [entry for entry in read(self.path) if entry["step"] <= step]
-        side = self.path.with_suffix(".tmp")
-        with side.open("wb") as file:
-            file.writelines((json.dumps(entry) + "\n").encode() for entry in kept)
-            file.flush()
-            os.fsync(file.fileno())
-        self._file.close()
-        side.replace(self.path)
-        self._file = self.path.open("ab")
+        """Drop what was written after `step`, at the end: steps only grow."""
+        for end, line in _backwards(self.path):
+            if _entry(line, f"{self.path}, line up to byte {end}")["step"] <= step:
+                break
+        else:
+            end = 0
+        self._file.truncate(end)
+        os.fsync(self._file.fileno())
+
+    def newest(self, key: str) -> dict[str, Any] | None:
+        """The last line that has a key."""
+        return newest(self.path, key)
 
     def close(self) -> None:
         self._file.close()
@@ -56,6 +60,9 @@ class Unwritten(Journal):
     def cut(self, step: int) -> None:
         pass
 
+    def newest(self, key: str) -> None:
+        pass
+
     def close(self) -> None:
         pass
 
@@ -64,14 +71,48 @@ def read(path: Path) -> list[dict[str, Any]]:
     """All whole lines of a journal, also of one being written; DataError names a bad line."""
     if not path.exists():
         return []
-    entries = []
-    lines = path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines[:-1], start=1):
-        try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError):
-            entry = None
-        if not isinstance(entry, dict):
-            raise DataError(f"{path}, line {number}: expected a JSON object, found {line[:60]!r}")
-        entries.append(entry)
-    return entries
+    lines = path.read_bytes().split(b"\n")[:-1]
+    return [_entry(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
+
+
+def newest(path: Path, key: str) -> dict[str, Any] | None:
+    """The last whole line that has a key: found from the end, whatever the length of the journal.
+
+    DataError names a bad line.
+    """
+    quoted = json.dumps(key).encode()
+    for end, line in _backwards(path):
+        if quoted in line and key in (entry := _entry(line, f"{path}, line up to byte {end}")):
+            return entry
+    return None
+
+
+def _entry(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        entry = None
+    if not isinstance(entry, dict):
+        raise DataError(f"{where}: expected a JSON object, found {line[:60]!r}")
+    return entry
+
+
+def _backwards(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The whole lines from the last on, each with the place where it ends."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        end = begin = file.seek(0, os.SEEK_END)
+        first, torn = b"", True
+        while begin > 0:
+            size = min(_BLOCK, begin)
+            begin -= size
+            file.seek(begin)
+            first, *lines = (file.read(size) + first).split(b"\n")
+            for line in reversed(lines):
+                if not torn:
+                    yield end, line
+                end -= len(line) + (not torn)
+                torn = False
+        if not torn:
+            yield end, first

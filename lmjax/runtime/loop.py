@@ -28,21 +28,18 @@ from lmjax.runtime import (
     checkpoint,
     console,
     device,
+    drift,
     journal,
     restoring,
     rewinding,
     run_folder,
     sizing,
 )
-from lmjax.runtime.evaluation import Result, make_evaluator, objective_and_bytes
+from lmjax.runtime.evaluation import GivenUp, Result, make_evaluator, objective_and_bytes
 from lmjax.runtime.ledger import Ledger
 from lmjax.runtime.processes import Peers
 from lmjax.runtime.record import Record, Taken
-from lmjax.runtime.signals import Stop
-
-
-class Interrupted(RuntimeError):
-    """A signal asked the run to stop; its state is saved. Exit code 75."""
+from lmjax.runtime.signals import Interrupted, Stop
 
 
 def train(
@@ -61,30 +58,9 @@ def train(
 
     `learning_rate` of progress is only reported; `ledger` holds what the run has used so far, and
     `events` is its journal of decisions; `mesh` is the one that is set, and `peers` the processes
-    that hold its devices. Raises Interrupted, Diverged, SaveError, DataError or ConfigError; the
-    run folder is fit to go on from after each.
+    that hold its devices. Raises Astray where it should go back (`rewinding.go_back`), Interrupted,
+    SaveError, DataError or ConfigError; the run folder is fit to go on from after each.
     """
-    while True:
-        try:
-            return _train(config, run, corpus, tx, learning_rate, stop, ledger, events, mesh, peers)
-        except rewinding.Astray as astray:
-            go_back = functools.partial(rewinding.go_back, run, config.guard, astray, events)
-            peers.agree(go_back)
-
-
-def _train(
-    config: Config,
-    run: Path,
-    corpus: Corpus,
-    tx: optax.GradientTransformation,
-    learning_rate: Callable[[jax.Array], jax.Array],
-    stop: Stop,
-    ledger: Ledger,
-    events: journal.Journal,
-    mesh: jax.sharding.Mesh,
-    peers: Peers,
-) -> Result:
-    """From the newest step that counts to the end, or to where `Astray` is raised."""
     # ---- Run folder: what is there
     checkpoints = run / "checkpoints"
 
@@ -115,7 +91,7 @@ def _train(
     paced = Path(config.replay) if config.replay is not None else run
     recorded = run_folder.fixed(paced).get("auto")
     memory = peers.agree(device.memory_bytes)
-    choice = sizing.settle(config, here.platform, memory, recorded)
+    settings, choice = config, sizing.settle(config, here.platform, memory, recorded)
     if choice is not None:
         config = sizing.applied(config, choice.micro_rows, choice.remat)
         console.say(f"auto: {sizing.in_words(config, choice)}")
@@ -126,6 +102,11 @@ def _train(
         raise ConfigError(
             f"replay: expected a run that never went back, found {paced} with a rewind; where it "
             "went to depends on when its checkpoints were due: train it anew with another seed"
+        )
+    if config.replay is not None and run_folder.drifts(paced):
+        raise ConfigError(
+            f"replay: expected a run with the same settings from start to end, found {paced} with "
+            "some that were changed on the way; its events.jsonl has them"
         )
     progress = budget.replayed(config, journal.read(paced / "events.jsonl"))
     if branched:
@@ -140,9 +121,9 @@ def _train(
     table = packing.pack(corpus.train, length, corpus.bos, config.batch.packing)
     held_out = packing.pack(corpus.validation, length, corpus.bos, config.batch.packing, cover=True)
     share = loader.Share(*sharding.own_rows(mesh))
-    feed = loader.Feed(
-        table, config.seed, rewinding.rows(source.numbers, rewinds) if source else 0, share
-    )
+    jumps = rewinding.jumps(rewinds)
+    position = source.numbers["rows"] if source else 0
+    feed = loader.Feed(table, config.seed, jumps.get(step, position), share)
     feed.read_ahead(stage.rows, stage.micro_rows)
 
     # ---- State
@@ -157,6 +138,7 @@ def _train(
     flops = model.flops_per_token(objective.predicted(config.objective, length) / length)
     plan = _plan(model, flops, here, mesh, corpus, shapes, table, held_out, choice)
     peers.agree(lambda: run_folder.check_plan(run, plan))
+    peers.agree(lambda: drift.adopt(run, settings, step, events))
     if config.replay is not None:
         run_folder.check_plan(Path(config.replay), plan)
     _introduce(model, here, mesh, corpus, shapes, table)
@@ -217,8 +199,8 @@ def _train(
     # ---- When what is due
     evaluate_every = parse_quantity(config.evaluation.every, "", ("steps", "progress"))
     save_every = parse_quantity(config.checkpoint.every, "", ("steps", "seconds", "progress"))
-    written = journal.read(run / "metrics.jsonl")
-    pacer = budget.Pacer(config, reached=max((entry["step"] for entry in written), default=0))
+    written = peers.agree(lambda: journal.newest(run / "metrics.jsonl", "step"))
+    pacer = budget.Pacer(config, reached=written["step"] if written else 0)
 
     evaluated = averaging.reader(tx)
     with ledger.section("compile"):
@@ -237,6 +219,8 @@ def _train(
     record = Record(run, config, events, ledger, feed, step, seen, flops, peak, peers.journal)
     now: float = peers.agree(ledger.elapsed)
     resumed_at, last_save = step if source else None, now
+    # A checkpoint may lack the evaluation of its step: it was given up for a signal.
+    evaluated_at = step if branched else peers.agree(lambda: record.evaluated_at)
 
     def due(every: Quantity) -> bool:
         if every.kind == "seconds":
@@ -244,6 +228,14 @@ def _train(
         if every.kind == "steps":
             return step > 0 and step % int(every.value) == 0
         return budget.crossed(progress, step, every.value)
+
+    signal: str | None = None
+
+    def give_up() -> bool:
+        nonlocal signal
+        ours = peers.asked(stop.signal)
+        signal = peers.agree(lambda: ours)
+        return signal is not None
 
     guard = jax.transfer_guard("disallow")
     with (
@@ -270,23 +262,23 @@ def _train(
                 piece = budget.Piece(*piece)
                 events.write({"event": "piece", **piece._asdict()}, durable=True)
                 progress = progress.extended(piece)
-            ended, asked = progress.at(step) >= 1, signal is not None
-            fresh = step != resumed_at  # what was done at this step is already in the run folder
+            ended = progress.at(step) >= 1
             result: Result | None = None
 
-            if ended or (fresh and due(evaluate_every)):
+            if ended or (step != evaluated_at and due(evaluate_every)):
                 with ledger.section("step"):
                     record.read(progress, leave=0)
                 begun = time.monotonic()
                 some = len(held_out) if ended else config.evaluation.max_rows or len(held_out)
-                with ledger.section("evaluate"):
-                    result = evaluate(evaluated(state) if evaluated else state.params, some)
-                if fresh:
+                params = evaluated(state) if evaluated else state.params
+                with ledger.section("evaluate"), contextlib.suppress(GivenUp):
+                    result = evaluate(params, some, give_up)
+                if result and step != evaluated_at:
                     record.evaluation(step, result)
                 pacer.evaluated(time.monotonic() - begun, share=min(1.0, some / len(held_out)))
                 record.aside(time.monotonic() - begun)
 
-            if fresh and (ended or asked or step == 1 or due(save_every)):
+            if step != resumed_at and (ended or signal or step == 1 or due(save_every)):
                 with ledger.section("step"):
                     record.read(progress, leave=0)
                 begun = time.monotonic()
@@ -300,14 +292,21 @@ def _train(
                     "val_loss": result.loss if result else None,
                 }
                 with ledger.section("save"):
+                    try:
+                        saver.wait()
+                    except checkpoint.SaveError as error:
+                        if config.checkpoint.on_failure == "stop":
+                            raise
+                        console.say(f"{error}; training goes on")
+                        events.write({"event": "unsaved", "step": step, "why": str(error)})
                     saver.save(state, numbers, evaluated(state) if evaluated else None)
-                    if ended or asked or step == 1:
+                    if ended or signal or step == 1:
                         saver.wait()
                 last_save = now
                 pacer.saved(time.monotonic() - begun)
                 record.aside(time.monotonic() - begun)
 
-            if ended or asked:
+            if ended or signal:
                 break
 
             at = progress.at(step)
@@ -315,6 +314,8 @@ def _train(
                 stage = next_stage
                 pacer.turned(step)
             with ledger.section("data"):
+                if step in jumps:
+                    feed.seek(jumps[step])
                 batch = feed.take(stage.rows, stage.micro_rows)
             with ledger.section("step"):
                 inputs = sharding.place(batch, 1), sharding.everywhere(np.float32(at), mesh)
@@ -325,10 +326,9 @@ def _train(
 
         record.finish(step)
 
-    if not ended:
+    if not (ended and result):
         events.write({"event": "stop", "step": step, "signal": signal}, durable=True)
         raise Interrupted(f"{run}: stopped by {signal} at step {step}, saved; run me again")
-    assert result is not None
     seconds = ledger.seconds()
     done = {"event": "done", "step": step, "elapsed": sum(seconds.values()), "ledger": seconds}
     events.write(done, durable=True)

@@ -3,13 +3,13 @@
 import statistics
 import time
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lmjax.runtime import compiling, device, program
+from lmjax.runtime import compiling, device, program, roofline
 from lmjax.runtime.blueprint import Blueprint
 from lmjax.runtime.program import Product, Work
 from lmjax.runtime.roofline import Rates
@@ -18,6 +18,7 @@ _DTYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}  # XLA's name
 
 COPIES = 4  # of a product's operands, so that no cache keeps them from one turn to the next
 TURNS = 12
+CHAIN = 32  # multiplications and subtractions of an element
 
 
 def _seconds(function: Callable[..., jax.Array], arguments: list[tuple[jax.Array, ...]]) -> float:
@@ -68,9 +69,17 @@ def _large(platform: str) -> jax.Array:
     return jnp.ones((2**27 if platform == "gpu" else 2**24,), jnp.float32)
 
 
-def bandwidth(platform: str) -> float:
-    """Bytes a second that a copy reads and writes, both counted."""
-    x = _large(platform)
+def _chain(x: jax.Array) -> jax.Array:
+    """So many operations on an element that memory is no matter; none overflows."""
+    for _ in range(CHAIN):
+        x = x * x - 0.5
+    return x
+
+
+def bandwidth(platform: str, most: int | None = None) -> float:
+    """Bytes a second that a copy reads and writes, both counted: of so many bytes, or of more than
+    any cache holds."""
+    x = _large(platform)[: None if most is None else most // 8]
     return 2 * x.nbytes / _seconds(lambda x: x + 1, [(x,), (-x,)])
 
 
@@ -81,6 +90,7 @@ def rates(platform: str, works: Iterable[Work] = ()) -> Rates:
     """
     gpu = platform == "gpu"
     x = _large(platform)
+    memory = bandwidth(platform)
     float32 = _square("f32", 4096 if gpu else 768, 1)
     fast = _square("bf16", 4096, 1) if gpu else float32
     found = {work.product for work in works if work.product is not None}
@@ -89,8 +99,10 @@ def rates(platform: str, works: Iterable[Work] = ()) -> Rates:
         product_float32=float32,
         narrow=_square("bf16" if gpu else "f32", 64, 96),
         attention=fast / 2,
-        bytes=bandwidth(platform),
-        operations=21 * x.size / _seconds(lambda x: jnp.exp(x) + jnp.tanh(x), [(x,), (-x,)]),
+        bytes=memory,
+        cached=memory if gpu else bandwidth(platform, roofline.CACHE // 2),
+        operations=2 * CHAIN * x.size / _seconds(_chain, [(x,), (-x,)]),
+        dear=2 * x.size / _seconds(lambda x: jnp.exp(x) + jnp.tanh(x), [(x,), (-x,)]),
         launch=2e-6 if gpu else 1e-6,
         products={product: _product_rate(product) for product in found if _known(product)},
     )
@@ -109,20 +121,25 @@ class Measured(NamedTuple):
     """Bytes: of a GPU as JAX took them, on a CPU all of this process."""
 
 
-def steps(drawn: Blueprint, seed: int, count: int = 20) -> Measured:
-    """Run `count` steps on random tokens from fresh parameters; the median's seconds."""
+def ready(drawn: Blueprint, seed: int) -> tuple[jax.stages.Compiled, tuple[Any, Any, jax.Array]]:
+    """The compiled step and what it takes: a fresh state, random tokens, half of the progress."""
     _, batch_shapes, _ = drawn.shapes
     step = jax.jit(drawn.train_step, donate_argnums=0).lower(*drawn.shapes).compile()
+    state = jax.jit(drawn.create)(jax.random.key(seed))
+    shape = batch_shapes.tokens.shape
+    tokens = np.random.default_rng(seed).integers(0, drawn.model.V, shape, dtype=np.int32)
+    batch = jax.device_put(batch_shapes._replace(tokens=tokens))
+    return step, (state, batch, jnp.asarray(0.5, jnp.float32))
+
+
+def steps(drawn: Blueprint, seed: int, count: int = 20) -> Measured:
+    """Run `count` steps on random tokens from fresh parameters; the median's seconds."""
+    step, (state, batch, half) = ready(drawn, seed)
     compiled = compiling.Compiled(
         path=drawn.model.path,
         works=tuple(program.works(step.as_text() or "")),
         **compiling.memory(step),
     )
-    state = jax.jit(drawn.create)(jax.random.key(seed))
-    shape = batch_shapes.tokens.shape
-    tokens = np.random.default_rng(seed).integers(0, drawn.model.V, shape, dtype=np.int32)
-    batch = jax.device_put(batch_shapes._replace(tokens=tokens))
-    half = jnp.asarray(0.5, jnp.float32)
     found = []
     for _ in range(count + 2):
         start = time.perf_counter()

@@ -1,6 +1,9 @@
-"""How this process treats memory that was freed."""
+"""Memory: this process keeps what it freed; a run that has too little says what to do."""
 
 import ctypes
+from pathlib import Path
+
+from lmjax.config import Config, TransformerConfig
 
 # Of glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
@@ -17,3 +20,39 @@ def keep() -> None:
     if mallopt is not None:
         for option, value in ((_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1)):
             mallopt(option, value)
+
+
+class TooLarge(RuntimeError):
+    """The device has too little memory for the run: it would be so again. Exit code 70."""
+
+
+class RanOut(RuntimeError):
+    """The device had too little memory for a run that had fit before. Exit code 75."""
+
+
+def is_used_up(error: Exception) -> bool:
+    """Whether this is how JAX says that a device has no memory left."""
+    return "RESOURCE_EXHAUSTED" in str(error)
+
+
+def explained(run: Path, config: Config, error: Exception, fitted: bool) -> TooLarge | RanOut:
+    """What to do about it, as an error; `fitted` says whether an update was ever made."""
+    batch, words, keys = config.batch, [], ["batch.micro_rows"]
+    now = f"batch.micro_rows is {batch.micro_rows or f'all {batch.rows}'}"
+    smaller = batch.micro_rows // 2 if isinstance(batch.micro_rows, int) else batch.rows // 2
+    words.append(f"--batch.micro-rows {max(1, smaller)}")
+    if isinstance(config.model, TransformerConfig) and config.model.remat != "full":
+        now += f", model.remat {config.model.remat}"
+        words.append("--model.remat full")
+        keys.append("model.remat")
+    less = f"{' '.join(words)} --allow-drift {' '.join(keys)}"
+    what = f"{run}: the device has no memory left: {str(error).splitlines()[0]}\n"
+    if not fitted:
+        return TooLarge(
+            f"{what}No update of this run has fit yet. {now}: start it with less at a time, "
+            f"{less}, or with a smaller model; python -m lmjax.plan says what fits"
+        )
+    return RanOut(
+        f"{what}It had fit before; what was saved is whole. Run me again once nothing else uses "
+        f"the device; if that does not help, with less at a time ({now}): {less}"
+    )

@@ -14,6 +14,7 @@ from lmjax.config import ConfigError
 from lmjax.runtime import journal
 from lmjax.runtime.ledger import Ledger
 
+_NAME = "pulse.json"
 _SECONDS = 0.2
 
 
@@ -22,15 +23,17 @@ def counted(run: Path, ledger: Ledger) -> Iterator[None]:
     """Add what earlier processes of a run have used, and keep `pulse.json` up to date inside.
 
     It goes with the end of the run, whose journal then holds the sum; a command that is refused
-    (ConfigError) counts nothing.
+    (ConfigError) counts nothing. It stays in the folder that `run` was at first, whatever becomes
+    of its name.
     """
     earlier = carried(run)
     ledger.carry(earlier)
     ended = threading.Event()
+    folder = os.open(run, os.O_RDONLY | os.O_DIRECTORY)
 
     def beat() -> None:
         while not ended.wait(_SECONDS):
-            _write(run, ledger.seconds())
+            _write(folder, ledger.seconds())
 
     thread = threading.Thread(target=beat, name="pulse", daemon=True)
     thread.start()
@@ -41,37 +44,42 @@ def counted(run: Path, ledger: Ledger) -> Iterator[None]:
 
     try:
         yield
+        stop()
+        _remove(folder)
     except ConfigError:
         stop()
         if earlier:
-            _write(run, earlier)
+            _write(folder, earlier)
         else:
-            _path(run).unlink(missing_ok=True)
+            _remove(folder)
         raise
     except BaseException:
         stop()
-        _write(run, ledger.seconds())
+        _write(folder, ledger.seconds())
         raise
-    stop()
-    _path(run).unlink(missing_ok=True)
+    finally:
+        os.close(folder)
 
 
 def carried(run: Path) -> dict[str, float]:
     """What earlier processes of a run have used, as a ledger: work that was lost counts."""
-    ledgers = [e["ledger"] for e in journal.read(run / "timing.jsonl") if "ledger" in e]
+    logged = journal.newest(run / "timing.jsonl", "ledger")
+    ledgers = [logged["ledger"]] if logged else []
     with contextlib.suppress(FileNotFoundError, ValueError):
-        ledgers.append(json.loads(_path(run).read_text()))
+        ledgers.append(json.loads((run / _NAME).read_text()))
     return max(ledgers, key=lambda ledger: sum(ledger.values()), default={})
 
 
-def _path(run: Path) -> Path:
-    return run / "pulse.json"
-
-
-def _write(run: Path, seconds: dict[str, float]) -> None:
+def _write(folder: int, seconds: dict[str, float]) -> None:
     # No fsync, and no complaint: a machine that dies costs a second's count, and a full disk is for
     # the next save to report.
-    side = run / ".pulse.json.tmp"
+    side = f".{_NAME}.tmp"
     with contextlib.suppress(OSError):
-        side.write_text(json.dumps(seconds))
-        os.replace(side, _path(run))
+        with open(side, "w", opener=lambda name, flags: os.open(name, flags, dir_fd=folder)) as to:
+            json.dump(seconds, to)
+        os.replace(side, _NAME, src_dir_fd=folder, dst_dir_fd=folder)
+
+
+def _remove(folder: int) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(_NAME, dir_fd=folder)

@@ -50,8 +50,10 @@ class Record:
         self._metrics = written(run / "metrics.jsonl")
         self._timing = written(run / "timing.jsonl")
         self._metrics.cut(step)
-        evaluations = [e for e in journal.read(self._metrics.path) if "val_loss" in e]
-        self._bits: float | None = evaluations[-1]["val_bits_per_byte"] if evaluations else None
+        evaluated = self._metrics.newest("val_loss")
+        self._bits: float | None = evaluated["val_bits_per_byte"] if evaluated else None
+        self.evaluated_at: int | None = evaluated["step"] if evaluated else None
+        """The step of the newest evaluation that was written down when this began."""
         self._every, self._most_drops = config.log.every, config.guard.most_drops
         self._length = config.model.length
         self._flops_per_token, self._peak_flops = flops_per_token, peak_flops

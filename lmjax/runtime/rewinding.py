@@ -7,7 +7,7 @@ however the run was killed.
 """
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from lmjax.config import GuardConfig
 from lmjax.runtime import checkpoint, console, journal
@@ -41,20 +41,26 @@ def of(run: Path) -> list[Rewind]:
     return [Rewind(*(e[name] for name in names)) for e in events if e["event"] == "rewind"]
 
 
-def rows(numbers: dict[str, Any], rewinds: list[Rewind]) -> int:
-    """The place in the data from which a checkpoint with these numbers goes on."""
-    since = rewinds[numbers.get("rewinds", 0) :]
-    return since[-1].rows if since else numbers["rows"]
+def jumps(rewinds: list[Rewind]) -> dict[int, int]:
+    """By step, the row its update goes on with: of each rewind that no later one made undone."""
+    found: dict[int, int] = {}
+    for rewind in rewinds:
+        found = {to: rows for to, rows in found.items() if to < rewind.to} | {
+            rewind.to: rewind.rows
+        }
+    return found
 
 
 def give_up_steps(folder: Path, rewinds: list[Rewind]) -> None:
     """Remove the checkpoints of ways that were given up. Damaged ones are left to `newest`."""
+    if not rewinds:
+        return
     for step in checkpoint.steps(folder):
         try:
             numbers = checkpoint.numbers(folder / str(step))
         except DataError:
             continue
-        if any(step > rewind.to for rewind in rewinds[numbers.get("rewinds", 0) :]):
+        if any(step > rewind.to for rewind in rewinds[numbers["rewinds"] :]):
             checkpoint.discard(folder / str(step))
 
 

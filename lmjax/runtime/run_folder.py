@@ -21,44 +21,32 @@ from lmjax.text.errors import DataError
 FORMAT = 1
 PACKAGES = ("lmjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece")
 
-# What may differ between one start of a run and the next without changing what is computed.
-_FREE_SETTINGS = ("run", "data")
-_FREE_SECTIONS = ("mesh.", "processes.", "watchdog.")
-
 
 class Drift(ConfigError):
     """The run was started with other settings. Holds the rows (key, then, now). Exit code 78."""
 
-    def __init__(self, run: Path, rows: Sequence[tuple[str, Any, Any]]) -> None:
-        super().__init__(
-            f"{run}: this run was started with other settings; "
-            "give those, or start another run with --run"
-        )
+    def __init__(self, run: Path, rows: Sequence[tuple[str, Any, Any]], instead: str) -> None:
+        super().__init__(f"{run}: this run was started with other settings; {instead}")
         self.rows = list(rows)
 
 
 def read_config(run: Path) -> Config:
-    """The settings a run was started with. Raises DataError where there is no run."""
+    """The settings of a run. Raises DataError where there is no run."""
     path = run / "config.json"
     if not path.is_file():
         raise DataError(f"{run}: expected a run folder, found no config.json in it")
-    return configuration.load_config(path)
+    config = configuration.load_config(path)
+    for event in drifts(run):  # journalled before config.json is written, which a kill may prevent
+        try:
+            config = configuration.changed(config, {key: now for key, _, now in event["changes"]})
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{run / 'events.jsonl'}: drift: expected settings: {error}") from None
+    return config
 
 
-def check_config(run: Path, config: Config) -> None:
-    """Hold settings against those the run was started with, if it was. Raises Drift."""
-    if not (run / "config.json").exists():
-        return
-    before = read_config(run)
-    if config.model.vocab_size is None and before.model.vocab_size is not None:
-        config = configuration.with_vocabulary(config, before.model.vocab_size)
-    rows = [
-        row
-        for row in configuration.difference(before, config)
-        if row[0] not in _FREE_SETTINGS and not row[0].startswith(_FREE_SECTIONS)
-    ]
-    if rows:
-        raise Drift(run, rows)
+def drifts(run: Path) -> list[dict[str, Any]]:
+    """The events of settings that were changed on the way."""
+    return [e for e in journal.read(run / "events.jsonl") if e.get("event") == "drift"]
 
 
 def is_done(run: Path) -> bool:
@@ -89,7 +77,12 @@ def check_plan(run: Path, plan: dict[str, Any]) -> None:
     before = fixed(run)
     rows = [(k, before.get(k), v) for k, v in plan["fixed"].items() if before.get(k) != v]
     if rows:
-        raise Drift(run, rows)
+        raise Drift(
+            run,
+            rows,
+            "give those, or start another run with --run: neither the corpus nor the arrays of a "
+            f"run change on its way; --init-from {run} begins another with its parameters",
+        )
 
 
 def fixed(run: Path) -> dict[str, Any]:

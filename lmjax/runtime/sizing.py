@@ -17,7 +17,7 @@ from lmjax.config import (
     TransformerConfig,
     parse_quantity,
 )
-from lmjax.models.model import CHUNK, resolve_dtype
+from lmjax.models.model import CHUNK, chunk_of, resolve_dtype
 from lmjax.runtime import blueprint
 from lmjax.runtime.devices import Card
 from lmjax.runtime.forecast import TRAINING_SHARE
@@ -81,7 +81,8 @@ def formula_parts(config: Config, parameters: int, platform: str = "gpu") -> tup
     micro = config.batch.rows if config.batch.micro_rows is None else config.batch.micro_rows
     assert micro != "auto"
     micro = -(-micro // config.mesh.row_shares)
-    logits = min(CHUNK[platform], micro * c.length * (c.vocab_size or 0))
+    logits = micro * c.length * (c.vocab_size or 0)
+    logits = min(logits, chunk_of(logits, CHUNK[platform]))
     parts = config.mesh.state_shares
     state, fixed = 12.0 * parameters / parts, 6.0 * parameters / parts + 10.0 * logits
     if parts > 1:

@@ -1,6 +1,7 @@
 """A run that hangs ends by itself with code 75, and where every thread stood is written down.
 
 What hangs cannot be asked to stop, so nothing is saved: the run goes on from its newest checkpoint.
+One whose folder is removed ends by itself too: it would train on for nothing.
 """
 
 import contextlib
@@ -8,12 +9,14 @@ import faulthandler
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
 from lmjax.config import WatchdogConfig, parse_quantity
+from lmjax.runtime import lock
 from lmjax.runtime.ledger import Ledger
 
 STACKS = "stacks.txt"
@@ -41,12 +44,19 @@ class Limits:
 
 
 @contextlib.contextmanager
-def watching(run: Path, ledger: Ledger, config: WatchdogConfig) -> Iterator[None]:
-    """End the process where a section of `ledger` overstays; every thread's stack is in `run`."""
+def watching(
+    run: Path, ledger: Ledger, config: WatchdogConfig, held: Callable[[], bool]
+) -> Iterator[None]:
+    """End the process where a section of `ledger` overstays; every thread's stack is in `run`.
+
+    Also where `run` is no longer `held`.
+    """
     limits, ended = Limits(config), threading.Event()
 
     def look() -> None:
         while not ended.wait(_LOOKS):
+            if not held():
+                _end(lock.gone(run), lock.CODE)
             stay = ledger.stay()
             limit = limits.of(stay.section, stay.steps)
             if limit is not None and stay.seconds > limit:
@@ -61,12 +71,15 @@ def watching(run: Path, ledger: Ledger, config: WatchdogConfig) -> Iterator[None
         thread.join()
 
 
-def _give_up(run: Path, why: str) -> None:
-    """Never returns. Nothing here may wait for a lock that a hung thread holds."""
+def _give_up(run: Path, why: str) -> NoReturn:
+    """Nothing here may wait for a lock that a hung thread holds."""
     with contextlib.suppress(OSError):
         with (run / STACKS).open("w") as to:
             faulthandler.dump_traceback(to, all_threads=True)
     faulthandler.dump_traceback(sys.__stderr__ or 2, all_threads=True)
-    told = f"lmjax: {run}: hung: {why}; where it stood: {run / STACKS}; run me again\n"
-    os.write(2, told.encode())
-    os._exit(_CODE)
+    _end(f"{run}: hung: {why}; where it stood: {run / STACKS}; run me again", _CODE)
+
+
+def _end(told: str, code: int) -> NoReturn:
+    os.write(2, f"lmjax: {told}\n".encode())
+    os._exit(code)

@@ -1,6 +1,9 @@
 """Journals drop a torn last line, name a bad one, and are cut to the byte."""
 
+import contextlib
 import json
+import time
+import tracemalloc
 
 import pytest
 from hypothesis import given, settings
@@ -22,6 +25,54 @@ def test_a_torn_last_line_is_dropped(tmp_path):
 
 def test_no_file_is_no_lines(tmp_path):
     assert journal.read(tmp_path / "absent") == []
+    assert journal.newest(tmp_path / "absent", "step") is None
+
+
+@pytest.mark.parametrize("width", [1, 30_000, 200_000])
+def test_lines_of_any_width_are_found_from_the_end(tmp_path, width):
+    path = tmp_path / "a.jsonl"
+    with contextlib.closing(journal.Journal(path)) as written:
+        for step in range(1, 8):
+            more = {"val_loss": 0.5} if step == 2 else {}
+            written.write({"step": step, "pad": "x" * width, **more})
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"step": 8, "val_loss')
+    assert journal.newest(path, "step")["step"] == 7
+    assert journal.newest(path, "val_loss")["step"] == 2
+    assert journal.newest(path, "x" * width) is None
+    for step in (6, 1, 0):
+        with contextlib.closing(journal.Journal(path)) as written:
+            assert path.read_bytes() == whole
+            written.cut(step)
+        whole = b"".join(whole.splitlines(keepends=True)[:step])
+        assert path.read_bytes() == whole
+
+
+def test_a_bad_line_at_the_end_is_named(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"step": 1}\n"step"\n')
+    with pytest.raises(DataError, match=r"a\.jsonl, line up to byte 19: expected a JSON object"):
+        journal.newest(path, "step")
+    with contextlib.closing(journal.Journal(path)) as written, pytest.raises(DataError):
+        written.cut(0)
+
+
+@pytest.mark.faults
+def test_a_million_lines_are_no_matter_at_a_start(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    entry = {"loss": 1.23456789, "loss_hex": (1.23456789).hex(), "batch": "0123456789abcdef"}
+    with path.open("w") as file:
+        file.writelines(json.dumps({"step": n, **entry}) + "\n" for n in range(1, 1_000_001))
+    begun = time.monotonic()
+    tracemalloc.start()
+    with contextlib.closing(journal.Journal(path)) as written:
+        assert journal.newest(path, "step")["step"] == 1_000_000
+        assert journal.newest(path, "val_loss") is None  # the most that a start may have to look at
+        written.cut(999_000)
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    tracemalloc.stop()
+    assert time.monotonic() - begun < 30
+    assert journal.newest(path, "step")["step"] == 999_000
 
 
 @pytest.mark.parametrize("line", ["{torn", "[1]", "", "\x00\x00"])
@@ -44,7 +95,7 @@ def test_cut_keeps_what_is_up_to_the_step_to_the_byte(tmp_path_factory, entries,
     path = tmp_path_factory.mktemp("cut") / "a.jsonl"
     written = journal.Journal(path)
     lines = []
-    for at, number, text in entries:
+    for at, number, text in sorted(entries):
         entry = {"step": at, "number": number, "text": text}
         written.write(entry)
         lines.append((at, json.dumps(entry) + "\n"))

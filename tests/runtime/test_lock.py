@@ -43,3 +43,18 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     with pytest.raises(lock.Locked, match=r"file/run: expected a folder that can be written"):
         with lock.hold(tmp_path / "file" / "run"):
             pass
+
+
+def test_what_fails_where_the_folder_is_gone_says_so(tmp_path):
+    run = tmp_path / "run"
+    with pytest.raises(ZeroDivisionError):
+        with lock.hold(run) as held:
+            assert held()
+            raise ZeroDivisionError
+    with pytest.raises(lock.Locked, match="run: removed or renamed while it was being written"):
+        with lock.hold(run) as held:
+            run.rename(tmp_path / "elsewhere")
+            run.mkdir()
+            (run / "lock").touch()  # of another trainer
+            assert not held()
+            raise ZeroDivisionError

@@ -65,12 +65,22 @@ def test_what_is_refused_counts_nothing(tmp_path, error, counts):
         time.sleep(0.01)
         raise error("no")
     assert (sum(pulse.carried(tmp_path).values()) > 7.0) == counts
-    with pytest.raises(error), pulse.counted(new := tmp_path / "new", Ledger()):
-        new.mkdir()
+    (new := tmp_path / "new").mkdir()
+    with pytest.raises(error), pulse.counted(new, Ledger()):
         raise error("no")
     assert (new / "pulse.json").exists() == counts
 
 
-def test_a_folder_that_is_gone_is_for_others_to_report(tmp_path):
-    with pulse.counted(tmp_path / "absent", Ledger()):
+def test_it_follows_its_folder(tmp_path):
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    run.mkdir()
+    with pytest.raises(RuntimeError), pulse.counted(run, Ledger()):
+        run.rename(elsewhere)
+        run.mkdir()  # as a save under way does
         time.sleep(2 * pulse._SECONDS)
+        raise RuntimeError("gone")
+    assert not list(run.iterdir()) and sum(pulse.carried(elsewhere).values()) > 0
+    with pulse.counted(run, Ledger()):
+        run.rmdir()
+        time.sleep(2 * pulse._SECONDS)
+    assert not run.exists()

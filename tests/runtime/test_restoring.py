@@ -16,7 +16,9 @@ from lmjax.text.errors import DataError
 
 # Where files go away under a restore, callbacks of Orbax come after its loop was closed: said by
 # Python, raised by nobody.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:(?s).*Event loop is closed:pytest.PytestUnraisableExceptionWarning"
+)
 
 MODEL = build(LSTMConfig(vocab_size=64, length=8, depth=1, width=8), "cpu")
 

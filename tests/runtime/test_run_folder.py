@@ -1,41 +1,9 @@
 """A resumed run is the same run, or is refused with what differs."""
 
-import dataclasses
-
 import pytest
 
-from lmjax import config as configuration
-from lmjax.config import Config
 from lmjax.runtime import run_folder
 from lmjax.text.errors import DataError
-
-
-@pytest.fixture
-def run(tmp_path):
-    config = configuration.with_vocabulary(Config(), 512)
-    run_folder.write_new(tmp_path / "config.json", configuration.to_json(config).encode())
-    return tmp_path
-
-
-def test_a_new_folder_takes_any_settings(tmp_path):
-    run_folder.check_config(tmp_path, Config(seed=3))
-
-
-def test_the_same_settings_pass_wherever_the_folders_are(run):
-    run_folder.check_config(run, Config(run="elsewhere", data="moved"))
-
-
-def test_drift_lists_the_keys(run):
-    model = dataclasses.replace(Config().model, depth=4)
-    with pytest.raises(run_folder.Drift, match="other settings") as caught:
-        run_folder.check_config(run, Config(seed=3, model=model, budget="5m"))
-    assert caught.value.rows == [("budget", "20m", "5m"), ("seed", 0, 3), ("model.depth", 6, 4)]
-
-
-def test_another_vocabulary_is_drift(run):
-    with pytest.raises(run_folder.Drift) as caught:
-        run_folder.check_config(run, configuration.with_vocabulary(Config(), 1024))
-    assert caught.value.rows == [("model.vocab_size", 512, 1024)]
 
 
 def test_the_fixed_part_of_a_plan_is_held(tmp_path):

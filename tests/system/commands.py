@@ -90,6 +90,12 @@ class Ended(NamedTuple):
     out: str
     err: str
 
+    @property
+    def why(self) -> str:
+        """What it said of its end; not always the last line: TensorStore's threads print too."""
+        (line,) = [line for line in self.err.splitlines() if line.startswith("lmjax: ")]
+        return line
+
 
 class Commands:
     """Runs `python -m lmjax.VERB` in a folder, on one corpus."""

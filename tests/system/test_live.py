@@ -1,5 +1,7 @@
-"""A run that is training has one writer and any number of readers."""
+"""A run that is training has one writer and any number of readers, and needs its folder."""
 
+import contextlib
+import shutil
 import time
 
 import pytest
@@ -7,7 +9,7 @@ from commands import finish, wait_for
 
 from lmjax.evaluate import evaluate
 from lmjax.generate import main as generate
-from lmjax.runtime import journal
+from lmjax.runtime import checkpoint, journal
 
 ENDLESS = ["--budget", "1000000steps", "--log.every", "1", "--evaluation.every", "1000000steps"]
 
@@ -53,3 +55,29 @@ def test_readers_never_fail(commands, live, in_process, capsys):
     for verb, words in (("evaluate", ["--json"]), ("generate", ["--prompt", "", "--top-k", "1"])):
         ended = commands.run(verb, "--run", "run", *words)
         assert ended.code == 0 and ended.out, ended.err
+
+
+@pytest.mark.parametrize("every", ["3steps", "1000000steps"])
+@pytest.mark.parametrize("how", ["removed", "renamed"])
+def test_it_ends_by_itself_where_its_folder_is_gone(commands, every, how):
+    process = commands.start_training(*ENDLESS, "--checkpoint.every", every)
+    run, elsewhere = commands.folder / "run", commands.folder / "elsewhere"
+    wait_for(run / "timing.jsonl", process, lines=20)
+    begun = time.monotonic()
+    if how == "renamed":
+        run.rename(elsewhere)
+    while run.exists():  # a save under way writes into what is being removed
+        with contextlib.suppress(OSError):
+            shutil.rmtree(run)
+    ended = finish(process)
+    assert time.monotonic() - begun < 10
+    assert (ended.code, ended.out) == (73, "")
+    assert ended.why.startswith("lmjax: run: removed or renamed while it was being written")
+    # A save under way may have written its parts anew; nothing that a reader takes for a run.
+    assert {path.name for path in run.glob("*")} <= {"checkpoints"}
+    assert checkpoint.steps(run / "checkpoints") == []
+    if how == "renamed":
+        again = commands.start_training(*ENDLESS, "--checkpoint.every", every, "--run", "elsewhere")
+        wait_for(elsewhere / "events.jsonl", again, lines=2)
+        again.terminate()
+        assert finish(again).code == 75

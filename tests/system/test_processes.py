@@ -55,7 +55,7 @@ def test_a_pair_is_one_run(commands, alone):
         pair[victim].kill()
         left = finish(pair[1 - victim])  # within 120 s
         assert left.code == 75, left.err
-        assert left.err.splitlines()[-1].startswith("lmjax: another process of this run is gone")
+        assert left.why.startswith("lmjax: another process of this run is gone")
         finish(pair[victim])
         saved, rejected = checkpoint.newest(run / "checkpoints")
         assert saved is not None and saved.step >= lines - 12 and not rejected

@@ -5,7 +5,7 @@ import pytest
 from commands import DEFAULT, Commands, arrays, wait_for
 
 from lmjax.data import loader, packing, shards
-from lmjax.runtime import checkpoint, journal
+from lmjax.runtime import checkpoint, journal, rewinding
 
 POISON = 250
 RECIPE = (
@@ -81,6 +81,8 @@ def test_it_goes_back_once_however_it_is_killed(poisoned):
             assert process.poll() is None, process.communicate()
         process.kill()
         process.communicate()
+        if (kind, count) == ("skip", 7):  # the step it went back to is lost: one before serves
+            (run / "checkpoints" / "25" / "numbers.json").write_bytes(b"{")
         ended = commands.train(*settings(), recipe="poisoned.py")
         assert ended.code == 0, ended.err
         assert events(run, "rewind") == [rewound]
@@ -90,6 +92,14 @@ def test_it_goes_back_once_however_it_is_killed(poisoned):
     ended = commands.train(*settings("--replay", "run", "--run", "again"), recipe="poisoned.py")
     assert ended.code == 78
     assert "replay: expected a run that never went back" in ended.err
+
+
+def test_a_later_rewind_to_an_earlier_step_undoes_the_one_before():
+    one, two = rewinding.Rewind(31, 25, 124), rewinding.Rewind(50, 40, 230)
+    assert rewinding.jumps([]) == {}
+    assert rewinding.jumps([one, two]) == {25: 124, 40: 230}
+    assert rewinding.jumps([one, two, rewinding.Rewind(45, 40, 260)]) == {25: 124, 40: 260}
+    assert rewinding.jumps([one, two, rewinding.Rewind(45, 20, 300)]) == {20: 300}
 
 
 def test_what_does_not_end_ends_the_run(poisoned):

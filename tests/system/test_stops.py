@@ -94,3 +94,21 @@ def test_damaged_checkpoints_are_passed_over(finished, commands):
     ended = commands.train()
     assert (ended.code, ended.out) == (65, "")
     assert "no checkpoint can be used; nothing was deleted" in ended.err
+
+
+def test_an_evaluation_is_given_up_for_a_signal_and_made_by_the_next_start(commands):
+    run, slow = commands.folder / "run", ["--evaluation.rows", "1", "--evaluation.max-rows", "2000"]
+    whole = commands.train(*slow, "--run", "whole")
+    assert whole.code == 0, whole.err
+    process = commands.start_training(*slow)
+    wait_for(run / "metrics.jsonl", process, lines=20)  # those of the steps; the evaluation begins
+    process.send_signal(signal.SIGTERM)
+    ended = finish(process)
+    assert ended.code == 75, ended.err
+    assert stopped_at(run) == 20
+    assert all("val_loss" not in line for line in journal.read(run / "metrics.jsonl"))
+    ended = commands.train(*slow)
+    assert ended.code == 0, ended.err
+    metrics = (commands.folder / "whole" / "metrics.jsonl").read_bytes()
+    assert (run / "metrics.jsonl").read_bytes() == metrics
+    assert arrays(run) == arrays(commands.folder / "whole")
