@@ -10,8 +10,8 @@ predicted (Portes et al. 2023); Muon and Adam. Rows are cut into pieces of 128 t
 80%, batches grow from 0.26M to 1.05M tokens. Data: some 20B tokens of FineWeb-Edu, seen once.
 
 `python -m lmjax.plan --config configs/bert_day_h100.py --device h100` (forecasts, compiled by XLA
-of jax 0.10.2): micro-batches of 128 rows without remat, 60.2 GiB; 235k tokens/s with rows of 512,
-41% MFU; in 24 hours 19.1B tokens.
+of jax 0.10.2): micro-batches of 128 rows without remat, 60.7 GiB; 230k tokens/s with rows of 512,
+40% MFU; in 24 hours 18.7B tokens.
 """
 
 from lmjax.config import (

@@ -8,7 +8,7 @@ Planned, not yet run. The depth is the dial's (`lmjax.plan --size auto --budget 
 Data: some 3B tokens of FineWeb-Edu or, better, ClimbMix, as Parquet files.
 
 `python -m lmjax.plan --config configs/day_3090.py --device 3090` (forecasts, compiled by XLA of
-jax 0.10.2): micro-batches of 8 rows without remat, 15.8 GiB; 32.7k tokens/s, 51% MFU; in 24 hours
+jax 0.10.2): micro-batches of 8 rows without remat, 14.7 GiB; 32.9k tokens/s, 51% MFU; in 24 hours
 2.7B tokens. JAX takes 75% of a card: set XLA_PYTHON_CLIENT_MEM_FRACTION=0.92.
 """
 

@@ -8,7 +8,7 @@ Planned, not yet run. The depth is the dial's (`lmjax.plan --size auto --budget 
 Data: some 5B tokens of FineWeb-Edu or, better, ClimbMix, as Parquet files.
 
 `python -m lmjax.plan --config configs/day_4090.py --device 4090` (forecasts, compiled by XLA of
-jax 0.10.2): micro-batches of 8 rows without remat, 18.4 GiB; 47.5k tokens/s, 44% MFU; in 24 hours
+jax 0.10.2): micro-batches of 8 rows without remat, 18.2 GiB; 48.3k tokens/s, 45% MFU; in 24 hours
 3.9B tokens. To hold to that choice: --batch.micro-rows 8 --model.remat none; auto in train goes by
 formula, with more caution. JAX takes 75% of a card: set XLA_PYTHON_CLIENT_MEM_FRACTION=0.92.
 """

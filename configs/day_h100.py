@@ -9,7 +9,7 @@ tokens, 3.3e19 operations: 24 hours hold them from 43% of the card's peak on.
 Data: some 10B tokens of FineWeb-Edu or, better, ClimbMix, as Parquet files.
 
 `python -m lmjax.plan --config configs/day_h100.py --device h100` (forecasts, compiled by XLA of jax
-0.10.2): micro-batches of 16 rows without remat, 61.4 GiB; 92.8k tokens/s, 44% MFU; in 24 hours 7.5B
+0.10.2): micro-batches of 16 rows without remat, 61.5 GiB; 93.3k tokens/s, 44% MFU; in 24 hours 7.6B
 tokens with 6% for what is no update. Twenty updates of 64 rows on an H100, 16 at a time, took 67.9
 GiB with jax 0.11.2 and ran at 96.1k tokens/s, 45% MFU (docs/performance.md). For that choice:
 --batch.micro-rows 16 --model.remat none, and XLA_PYTHON_CLIENT_MEM_FRACTION=0.92.

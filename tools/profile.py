@@ -19,12 +19,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from rich.table import Table
 
 from lmjax.config import load_recipe, parse_with_overrides
-from lmjax.runtime import blueprint, console, device, program
+from lmjax.runtime import blueprint, console, device, measuring, memory, program
 
 
 @dataclass(frozen=True)
@@ -96,17 +94,12 @@ def place(op_name: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    memory.keep()  # as training does
     arguments, overrides = parse_with_overrides(Arguments, "profile", __doc__, argv)
     recipe = load_recipe(arguments.config, overrides)
     drawn = blueprint.draw(recipe.config, recipe.make_optimizer, device.platform())
-    step = jax.jit(drawn.train_step, donate_argnums=0).lower(*drawn.shapes).compile()
+    step, (state, batch, half) = measuring.ready(drawn, seed=0)
     text = step.as_text() or ""
-    state = jax.jit(drawn.create)(jax.random.key(0))
-    shapes = drawn.shapes[1]
-    tokens = np.random.default_rng(0).integers(
-        0, drawn.model.V, shapes.tokens.shape, dtype=np.int32
-    )
-    batch, half = jax.device_put(shapes._replace(tokens=tokens)), jnp.asarray(0.5, jnp.float32)
 
     def take(steps: int) -> float:
         nonlocal state

@@ -16,7 +16,7 @@ import tyro
 from rich.table import Table
 
 from lmjax.config import load_recipe
-from lmjax.runtime import console, device, planning
+from lmjax.runtime import console, device, memory, planning
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 BAR = 0.2
@@ -28,6 +28,7 @@ def main(
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
     """Compare recipes of configs/ by name."""
+    memory.keep()  # as training does
     table = Table("recipe", "predicted ms", "measured ms", "error", "of all repeats")
     rows = []
     for name in recipes:

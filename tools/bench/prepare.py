@@ -7,8 +7,10 @@ no document is a duplicate; the tokenizer is given, as for a corpus that is prep
 encodes the same text with `sentencepiece` and nothing else, on one core.
 """
 
+import contextlib
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -42,18 +44,37 @@ def write(path: Path, size: int) -> None:
 
 
 def ours(source: Path, model: Path, out: Path, processes: int) -> tuple[float, float]:
-    """Seconds and the MiB of the largest process, of `python -m lmjax.prepare`."""
+    """Seconds, and the MiB of the largest process, of `python -m lmjax.prepare`."""
     command = [sys.executable, "-m", "lmjax.prepare", "--input", str(source), "--out", str(out)]
     command += ["--tokenizer", str(model), "--text.processes", str(processes)]
+    memory = 0.0
     begun = time.perf_counter()
-    child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert child.stderr is not None
-    said = child.stderr.read()
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
-        raise SystemExit(f"prepare ended with {child.returncode}: {said[-500:]}")
-    return time.perf_counter() - begun, usage.ru_maxrss / 1024
+    with tempfile.TemporaryFile("w+") as said:
+        child = subprocess.Popen(command, stderr=said)
+        # What wait4() tells of a child's memory counts that of this process before the exec.
+        while child.poll() is None:
+            memory = max([memory, *map(peak, family(child.pid))])
+            time.sleep(0.02)
+        said.seek(0)
+        if child.returncode:
+            raise SystemExit(f"prepare ended with {child.returncode}: {said.read()[-500:]}")
+    return time.perf_counter() - begun, memory
+
+
+def family(process: int) -> list[int]:
+    """A process and its children."""
+    children = Path(f"/proc/{process}/task/{process}/children")
+    with contextlib.suppress(OSError):
+        return [process, *map(int, children.read_text().split())]
+    return []
+
+
+def peak(process: int) -> float:
+    """The most memory of a process so far, in MiB."""
+    with contextlib.suppress(OSError):
+        found = re.search(r"^VmHWM:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text(), re.M)
+        return int(found[1]) / 1024 if found else 0.0
+    return 0.0
 
 
 def theirs(source: Path, model: Path) -> float:

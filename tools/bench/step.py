@@ -1,24 +1,28 @@
-"""The train step against a peer's: GPT-2's architecture, the same sizes, by turns in one process.
+"""The train step against a peer's: GPT-2's architecture, the same sizes, by turns.
 
     python -m tools.bench.step --peer torch --json
     python -m tools.bench.step --peer plain --depth 12 --width 768 --length 1024 --rows 32
 
 Each round takes some steps of ours and some of the peer's; the ratio is the median over rounds of
-our tokens/s over theirs. On a CPU float32 and two threads, on a GPU bfloat16. `torch` is
-torch.compile (extra `[bench]`), `plain` is JAX and Linen as one writes them first.
+our tokens/s over theirs. Each side has a process of its own, since threads that wait for work spin
+beside the other's, and both keep the memory they have freed. On a CPU float32 and two threads, on
+a GPU bfloat16. `torch` is torch.compile (extra `[bench]`), `plain` is JAX and Linen as one writes
+them first.
 """
 
 import dataclasses
 import json
+import multiprocessing
 import os
 import statistics
 import time
 from collections.abc import Callable
 from importlib import import_module
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Annotated, Literal
 
-# Two frameworks share a GPU here.
+# Two processes share a GPU here.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import jax
@@ -53,6 +57,21 @@ def ours(config: Config, tokens_BS: np.ndarray) -> Take:
     return take
 
 
+def _serve(
+    side: str, config: Config, tokens_BS: np.ndarray, threads: int, pipe: Connection
+) -> None:
+    """Take as many steps as the pipe says, and answer with the seconds of one, until it says 0."""
+    memory.keep()  # as training does
+    if side == "lmjax":
+        take = ours(config, tokens_BS)
+    else:
+        take = import_module(PEERS[side]).stepper(config, tokens_BS, threads)
+    while steps := pipe.recv():
+        start = time.perf_counter()
+        take(steps)
+        pipe.send((time.perf_counter() - start) / steps)
+
+
 def main(
     peer: Literal["torch", "plain"] = "torch",
     depth: int = 6,
@@ -67,7 +86,6 @@ def main(
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
     """Compare at these sizes; `steps` of each side a round."""
-    memory.keep()  # as training does; the peer has it too
     config = load_recipe(RECIPE).config
     assert isinstance(config.model, TransformerConfig)
     model = dataclasses.replace(
@@ -77,16 +95,30 @@ def main(
     config = dataclasses.replace(config, model=model, batch=batch)
     shape = rows, length + 1
     tokens_BS = np.random.default_rng(0).integers(0, vocab_size, shape, dtype=np.int32)
-    theirs = import_module(PEERS[peer])
-    sides = {"lmjax": ours(config, tokens_BS), peer: theirs.stepper(config, tokens_BS, threads)}
-    for take in sides.values():  # compiled and warm
-        take(2)
+    spawn = multiprocessing.get_context("spawn")
+    sides: dict[str, Connection] = {}
+    processes = []
+    for name in ("lmjax", peer):
+        sides[name], end = spawn.Pipe()
+        given = name, config, tokens_BS, threads, end
+        processes.append(spawn.Process(target=_serve, args=given, daemon=True))
+        processes[-1].start()
+        end.close()
+
+    def take(name: str, steps: int) -> float:
+        sides[name].send(steps)
+        taken: float = sides[name].recv()
+        return taken
+
+    for name in sides:  # compiled and warm
+        take(name, 2)
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(rounds):
         for name in sorted(sides, reverse=turn % 2 == 1):
-            start = time.perf_counter()
-            sides[name](steps)
-            seconds[name].append((time.perf_counter() - start) / steps)
+            seconds[name].append(take(name, steps))
+    for pipe, process in zip(sides.values(), processes, strict=True):
+        pipe.send(0)
+        process.join()
     ratios = [b / a for a, b in zip(seconds["lmjax"], seconds[peer], strict=True)]
     ratio = statistics.median(ratios)
     platform = device.platform()
