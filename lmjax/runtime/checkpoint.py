@@ -14,6 +14,7 @@ import logging
 import os
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -243,9 +244,17 @@ class Saver:
                 clean(self.folder, int(host.step), self.keep, best_of="val_loss")
         except BaseException as error:
             if jax.process_index() == 0:
-                for begun in self.folder.glob(".saving-*"):
-                    shutil.rmtree(begun, ignore_errors=True)
+                _remove_begun(self.folder)
             self._error = error
+
+
+def _remove_begun(folder: Path) -> None:
+    """Remove a save that failed: again and again for half a second, since threads of TensorStore
+    that nobody can wait for write their parts, and folders for them, after the first has failed."""
+    for _ in range(10):
+        for begun in folder.glob(".saving-*"):
+            shutil.rmtree(begun, ignore_errors=True)
+        time.sleep(0.05)
 
 
 @contextlib.contextmanager

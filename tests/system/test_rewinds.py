@@ -58,6 +58,8 @@ def events(run, kind):
     return [e for e in journal.read(run / "events.jsonl") if e["event"] == kind]
 
 
+@pytest.mark.faults
+@pytest.mark.timeout(900)
 def test_it_goes_back_once_however_it_is_killed(poisoned):
     """Rows 104 to 139: dropped are 27 to 31, then 26 to 29 after the rewind. 30 was sealed before,
     and belongs to a way that was given up."""

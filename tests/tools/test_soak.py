@@ -22,7 +22,7 @@ OF_FILE_SYSTEM = (
 
 @pytest.fixture(scope="module")
 def soak(tmp_path_factory):
-    return Soak(tmp_path_factory.mktemp("soak"), seed=7, steps=600)
+    return Soak(tmp_path_factory.mktemp("soak"), seed=7, steps=300)
 
 
 @pytest.mark.parametrize("kind", KINDS)
