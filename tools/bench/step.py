@@ -5,9 +5,9 @@
 
 Each round takes some steps of ours and some of the peer's; the ratio is the median over rounds of
 our tokens/s over theirs. Each side has a process of its own, since threads that wait for work spin
-beside the other's, and both keep the memory they have freed. On a CPU float32 and two threads, on
-a GPU bfloat16. `torch` is torch.compile (extra `[bench]`), `plain` is JAX and Linen as one writes
-them first.
+beside the other's, and runs as its user runs it: only lmjax tells the C library to keep memory. On
+a CPU float32 and two threads, on a GPU bfloat16. `torch` is torch.compile (extra `[bench]`),
+`plain` is JAX and Linen as one writes them first.
 """
 
 import dataclasses
@@ -61,8 +61,8 @@ def _serve(
     side: str, config: Config, tokens_BS: np.ndarray, threads: int, pipe: Connection
 ) -> None:
     """Take as many steps as the pipe says, and answer with the seconds of one, until it says 0."""
-    memory.keep()  # as training does
     if side == "lmjax":
+        memory.keep()  # as training does
         take = ours(config, tokens_BS)
     else:
         take = import_module(PEERS[side]).stepper(config, tokens_BS, threads)
