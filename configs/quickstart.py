@@ -2,7 +2,9 @@
 
     python -m lmjax.train --config configs/quickstart.py
 
-Under four minutes with everything, on two cores: 1.81 to 1.83 bits per byte. A budget
+Under four minutes with everything, on two cores: 1.81 to 1.83 bits per byte. Cores three times as
+fast read this little text five times in that and learn it by heart (1.84 to 1.86): there give them
+more text, or `--budget 1Mtokens` (1.80). A budget
 this small wants few layers, short rows, small batches, and parameters that cost no products: the
 value embedding. It also wants to be told that text is local: a short window and the smear.
 """
