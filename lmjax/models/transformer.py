@@ -23,6 +23,7 @@ from jax.experimental.xla_metadata import set_xla_metadata
 from lmjax.config import ConfigError, TransformerConfig
 from lmjax.models import attention, linear, sharding
 from lmjax.models.model import CHUNK, Params, Readout, resolve_dtype, vocabulary
+from lmjax.models.norm import Norm
 
 _GATE_CHANNELS = 12
 
@@ -136,7 +137,7 @@ class Block(nn.Module):
             v_BTNK += 2 * nn.sigmoid(gate_BTN)[..., None] * value_BTNK
         if c.qk_norm:
             q_BTHK, k_BTNK = (
-                nn.RMSNorm(c.norm_epsilon, use_scale=c.norm_gain, dtype=self.dtype, name=name)(x)
+                Norm(False, c.norm_epsilon, c.norm_gain, False, self.dtype, name=name)(x)
                 for name, x in (("q_norm", q_BTHK), ("k_norm", k_BTNK))
             )
         if c.position == "rope":
@@ -199,17 +200,10 @@ def _drop(rate: float, x_BTD: jax.Array, key: jax.Array | None, place: int) -> j
     return jnp.where(mask_BTD, x_BTD / (1 - rate), 0)
 
 
-def _norm(config: TransformerConfig, dtype: jnp.dtype, name: str | None = None) -> nn.Module:
-    if config.norm == "rms":
-        return nn.RMSNorm(config.norm_epsilon, use_scale=config.norm_gain, dtype=dtype, name=name)
-    return nn.LayerNorm(
-        config.norm_epsilon,
-        use_scale=config.norm_gain,
-        use_bias=config.norm_gain and config.bias,
-        use_fast_variance=False,
-        dtype=dtype,
-        name=name,
-    )
+def _norm(config: TransformerConfig, dtype: jnp.dtype, name: str | None = None) -> Norm:
+    c, centred = config, config.norm == "layer"
+    bias = centred and c.norm_gain and c.bias
+    return Norm(centred, c.norm_epsilon, c.norm_gain, bias, dtype, name=name)
 
 
 def _matrix_init(config: TransformerConfig) -> Callable[..., jax.Array]:
@@ -485,7 +479,7 @@ class Transformer:
         return nn.Sequential([dense, activate, _norm(c, self.dtype)])
 
     def _apply_norm(self, params: Params, name: str, x_BTD: jax.Array) -> jax.Array:
-        """A norm outside the blocks; computed again backward, so that no float32 of it is kept."""
+        """A norm outside the blocks; computed again backward, so that nothing of it is kept."""
         variables = {"params": params[name]} if name in params else {}
         normed_BTD: jax.Array = jax.checkpoint(_norm(self.config, self.dtype).apply)(
             variables, x_BTD

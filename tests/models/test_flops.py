@@ -27,8 +27,10 @@ def products(jaxpr) -> int:
             left = equation.invars[0].aval.shape
             summed = math.prod(left[axis] for axis in contracted)
             total += 2 * math.prod(equation.outvars[0].aval.shape) * summed
-        # No one knows how often, or which.
         inner = list(jax.extend.core.jaxprs_in_params(equation.params))
+        if equation.params.get("branches_platforms"):
+            inner = inner[-1:]  # what is done where no platform is named
+        # No one knows how often, or which.
         assert equation.primitive.name not in ("while", "cond") or not any(map(products, inner))
         times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
         total += times * sum(map(products, inner))
