@@ -27,6 +27,15 @@ def platform() -> str:
     return jax.default_backend()
 
 
+def compiler_options() -> dict[str, str | bool]:
+    """What XLA is told for programs that train here, beside its defaults.
+
+    Vectors of a CPU are 256 bits by default, where 512 make a step up to 6% faster (Zen 5,
+    2026-11-28); a CPU that has no such vectors takes two.
+    """
+    return {"xla_cpu_prefer_vector_width": "512"} if platform() == "cpu" else {}
+
+
 def describe() -> Device:
     """The first device JAX finds; a peak that no data sheet tells is measured by a product."""
     device = jax.local_devices()[0]

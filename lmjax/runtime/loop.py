@@ -185,6 +185,7 @@ def train(
             donate_argnums=0,
             in_shardings=(lies, sharding.of_rows(mesh, 1), whole),
             out_shardings=(lies, whole),
+            compiler_options=device.compiler_options(),
         )
         return jitted.lower(state, batch, jax.ShapeDtypeStruct((), np.float32)).compile()
 

@@ -124,7 +124,8 @@ class Measured(NamedTuple):
 def ready(drawn: Blueprint, seed: int) -> tuple[jax.stages.Compiled, tuple[Any, Any, jax.Array]]:
     """The compiled step and what it takes: a fresh state, random tokens, half of the progress."""
     _, batch_shapes, _ = drawn.shapes
-    step = jax.jit(drawn.train_step, donate_argnums=0).lower(*drawn.shapes).compile()
+    lowered = jax.jit(drawn.train_step, donate_argnums=0).lower(*drawn.shapes)
+    step = lowered.compile(device.compiler_options())
     state = jax.jit(drawn.create)(jax.random.key(seed))
     shape = batch_shapes.tokens.shape
     tokens = np.random.default_rng(seed).integers(0, drawn.model.V, shape, dtype=np.int32)

@@ -44,7 +44,8 @@ Take = Callable[[int], float]
 def ours(config: Config, tokens_BS: np.ndarray) -> Take:
     """As the peers' `stepper`: a function that takes steps, waits and returns the loss."""
     drawn = blueprint.draw(config, load_recipe(RECIPE).make_optimizer, device.platform())
-    compiled = jax.jit(drawn.train_step, donate_argnums=0).lower(*drawn.shapes).compile()
+    lowered = jax.jit(drawn.train_step, donate_argnums=0).lower(*drawn.shapes)
+    compiled = lowered.compile(device.compiler_options())
     state = jax.jit(drawn.create)(jax.random.key(0))
     batch, half = Batch(jax.device_put(tokens_BS[None])), jnp.asarray(0.5, jnp.float32)
 
