@@ -1,25 +1,42 @@
 """Memory: this process keeps what it freed; a run that has too little says what to do."""
 
 import ctypes
+import os
+import resource
 from pathlib import Path
 
 from lmjax.config import Config, TransformerConfig
 
-# Of glibc's malloc.h.
+# Of glibc's malloc.h and Linux's mman.h.
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
+_MADV_HUGEPAGE = 14
 
 
 def keep() -> None:
     """Let each step on a CPU have the memory of the step before, where the C library is glibc.
 
     It gives large arrays back to the system otherwise: to have their pages mapped anew took a sixth
-    of a step of 12M parameters (two cores, 2026-11-27). To be called before there are threads: each
-    would have an arena of its own, and those cannot grow so far.
+    of a step of 12M parameters (two cores, 2026-11-27). Where addresses are not limited, as many as
+    half of the machine's memory has are reserved, so that Linux gives large pages to what is taken
+    of them: up to 1.03 of the speed (2026-11-28). To be called before there are threads: each would
+    have an arena of its own, and those cannot grow so far.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        for option, value in ((_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1)):
-            mallopt(option, value)
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "mallopt"):
+        return
+    for option, value in ((_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1)):
+        library.mallopt(option, value)
+    if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
+        return
+    page = os.sysconf("SC_PAGE_SIZE")
+    reserved = os.sysconf("SC_PHYS_PAGES") // 2 * page
+    library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    library.free.argtypes = [ctypes.c_void_p]
+    library.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    start = library.malloc(reserved)
+    if start is not None:
+        library.madvise(-(-start // page) * page, reserved - page, _MADV_HUGEPAGE)
+        library.free(start)
 
 
 class TooLarge(RuntimeError):
