@@ -34,7 +34,7 @@ def _seconds(function: Callable[..., jax.Array], arguments: list[tuple[jax.Array
         )
 
     shape = jax.eval_shape(function, *arguments[0])
-    loop = jax.jit(many, donate_argnums=0)
+    loop = jax.jit(many, donate_argnums=0, compiler_options=device.compiler_options())
     last = loop(jnp.zeros(shape.shape, shape.dtype), arguments)
     found = []
     for _ in range(5):
