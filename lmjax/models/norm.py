@@ -79,11 +79,10 @@ def _backward(
     grad_D = g32_D * weight_D - normed_D * _weighted(along_D, weight_D) / width
     if centred:
         grad_D -= _weighted(g32_D, weight_D) / width
-    rows = lambda a_D: a_D.reshape(-1, width).sum(0)  # noqa: E731
     return (
         (over_1 * grad_D).astype(x_D.dtype),
-        None if scale_D is None else rows(along_D),
-        None if bias_D is None else rows(g32_D),
+        None if scale_D is None else along_D.reshape(-1, width).sum(0),
+        None if bias_D is None else g32_D.reshape(-1, width).sum(0),
     )
 
 

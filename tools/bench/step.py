@@ -34,7 +34,7 @@ from rich.table import Table
 from lmjax.config import Config, TransformerConfig, load_recipe
 from lmjax.data.loader import Batch
 from lmjax.models.build import build
-from lmjax.runtime import blueprint, console, device, memory
+from lmjax.runtime import blueprint, console, device, measuring, memory
 
 RECIPE = Path(__file__).parents[2] / "configs" / "gpt2.py"
 PEERS = {"torch": "tools.bench.torch_gpt", "plain": "tools.bench.plain_jax"}
@@ -44,10 +44,8 @@ Take = Callable[[int], float]
 def ours(config: Config, tokens_BS: np.ndarray) -> Take:
     """As the peers' `stepper`: a function that takes steps, waits and returns the loss."""
     drawn = blueprint.draw(config, load_recipe(RECIPE).make_optimizer, device.platform())
-    lowered = jax.jit(drawn.train_step, donate_argnums=0).lower(*drawn.shapes)
-    compiled = lowered.compile(device.compiler_options())
-    state = jax.jit(drawn.create)(jax.random.key(0))
-    batch, half = Batch(jax.device_put(tokens_BS[None])), jnp.asarray(0.5, jnp.float32)
+    compiled, (state, _, half) = measuring.ready(drawn, seed=0)
+    batch = Batch(jax.device_put(tokens_BS[None]))
 
     def take(steps: int) -> float:
         nonlocal state
