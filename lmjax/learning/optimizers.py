@@ -72,8 +72,17 @@ def decay(config: Config) -> optax.GradientTransformationExtraArgs:
 
 
 def _clip(config: Config) -> optax.GradientTransformation:
+    """By the global norm (Pascanu et al. 2013). optax divides each gradient by it, and XLA for CPUs
+    writes all quotients down for what comes after; a product it computes where it is read."""
     limit = config.optimizer.clip_norm
-    return optax.identity() if limit is None else optax.clip_by_global_norm(limit)
+    if limit is None:
+        return optax.identity()
+
+    def clip(updates: Any, params: Any) -> Any:
+        factor = jnp.minimum(1.0, limit / optax.tree.norm(updates))
+        return jax.tree.map(lambda u: u * factor, updates)
+
+    return optax.stateless(clip)
 
 
 def muon_adamw(config: Config, platform: str = "cpu") -> optax.GradientTransformation:

@@ -158,6 +158,23 @@ def test_the_logged_learning_rate_is_that_of_the_matrices(at):
 # ---- AdamW
 
 
+@pytest.mark.parametrize("size", [0.0, 1e-3, 1.0, 1e3, np.inf, np.nan])
+def test_gradients_are_clipped_as_by_optax(size):
+    gradient = jax.tree.map(lambda a: a * size, tree())
+    ours, theirs = (
+        tx.update(gradient, tx.init(gradient))[0]
+        for tx in (
+            optimizers._clip(config(clip_norm=1.5)),
+            optax.clip_by_global_norm(1.5),
+        )
+    )
+    for a, b in zip(*map(jax.tree.leaves, (ours, theirs)), strict=True):
+        if np.isfinite(size):
+            np.testing.assert_allclose(a, b, rtol=1e-6)
+        else:
+            assert not np.isfinite(a).any() and not np.isfinite(b).any()
+
+
 @pytest.mark.parametrize("clip_norm", [None, 1.5])
 def test_adamw_is_that_of_the_paper(clip_norm):
     numbers = {"beta1": 0.7, "beta2": 0.9, "epsilon": 1e-3, "weight_decay": 0.2}
