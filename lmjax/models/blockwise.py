@@ -8,7 +8,7 @@ Shapes: B batch, T queries, S keys, H query heads, N key heads, R = H / N, K hea
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,7 @@ class Bounds(NamedTuple):
 
 
 class _Span(NamedTuple):
-    """A block of queries, and the keys that some of them see."""
+    """A block of queries and the keys that some of them see, or of keys and who sees them."""
 
     queries: slice
     keys: slice
@@ -70,7 +70,7 @@ def _forward(
     N = k_BTNK.shape[2]
     q_BNRTK, k_BNSK, v_BNSK = _queries(q_BTHK, N), _keys(k_BTNK), _keys(v_BTNK)
     mixed, most, sums = [], [], []
-    for span in _spans(form, bounds, q_BTHK.shape[1]):
+    for span in _spans(form, bounds, q_BTHK.shape[1], by="queries"):
         scores_BNRTS = _scores(form, bounds, span, q_BNRTK, k_BNSK)
         most_BNRT1 = scores_BNRTS.max(-1, keepdims=True)
         weights_BNRTS = jnp.exp(scores_BNRTS - most_BNRT1)
@@ -86,28 +86,38 @@ def _forward(
 
 
 def _backward(form: Form, kept: Any, g_BTHK: jax.Array) -> tuple[Any, ...]:
+    """By blocks of keys, scores turned around: two of three gradients are then products that read
+    scores as they lie, and the third alone is added up."""
     q_BTHK, k_BTNK, v_BTNK, bounds, mixed_BTHK, most_BNRT1, sum_BNRT1 = kept
     N, dtype = k_BTNK.shape[2], q_BTHK.dtype
     q_BNRTK, k_BNSK, v_BNSK = _queries(q_BTHK, N), _keys(k_BTNK), _keys(v_BTNK)
-    g_BNRTK = _queries(g_BTHK, N)
+    # Weights are not divided by their sum: what they are multiplied with is, and is smaller.
+    g_BNRTK = (_queries(g_BTHK, N) / sum_BNRT1).astype(dtype)
     # The sum over keys of weight times its gradient, told by the output alone.
     along_BTH1 = (g_BTHK.astype(jnp.float32) * mixed_BTHK).sum(-1, keepdims=True)
-    along_BNRT1 = _queries(along_BTH1, N)
-    grads_q, grad_k_BNSK, grad_v_BNSK = [], jnp.zeros(k_BNSK.shape), jnp.zeros(v_BNSK.shape)
-    for span in _spans(form, bounds, q_BTHK.shape[1]):
-        own = (slice(None),) * 3 + (span.queries,)
-        scores_BNRTS = _scores(form, bounds, span, q_BNRTK, k_BNSK)
-        weights_BNRTS = jnp.exp(scores_BNRTS - most_BNRT1[own]) * (1 / sum_BNRT1[own])
-        grad_BNRTS = _product("bnrtk,bnsk->bnrts", g_BNRTK[own], v_BNSK[:, :, span.keys])
-        grad_BNRTS = weights_BNRTS * (grad_BNRTS - along_BNRT1[own]) * form.scale
-        grad_BNRTS = jnp.where(scores_BNRTS > UNSEEN, grad_BNRTS, 0)  # of a row that sees nothing
-        weights_BNRTS, grad_BNRTS = weights_BNRTS.astype(dtype), grad_BNRTS.astype(dtype)
-        grads_q.append(_product("bnrts,bnsk->bnrtk", grad_BNRTS, k_BNSK[:, :, span.keys]))
-        more_k = _product("bnrts,bnrtk->bnsk", grad_BNRTS, q_BNRTK[own])
-        more_v = _product("bnrts,bnrtk->bnsk", weights_BNRTS, g_BNRTK[own])
-        grad_k_BNSK = _added(grad_k_BNSK, span.keys, more_k)
-        grad_v_BNSK = _added(grad_v_BNSK, span.keys, more_v)
-    grads = _back(jnp.concatenate(grads_q, axis=3)), _keys(grad_k_BNSK), _keys(grad_v_BNSK)
+    along_BNRT1 = _queries(along_BTH1, N) / sum_BNRT1
+    along_BN1RT, most_BN1RT = (a[:, :, None, ..., 0] for a in (along_BNRT1, most_BNRT1))
+    grad_q_BNRTK, grads_k, grads_v = jnp.zeros(q_BNRTK.shape), [], []
+    for span in _spans(form, bounds, q_BTHK.shape[1], by="keys"):
+        own_BNRTK, own_g_BNRTK = (a[:, :, :, span.queries] for a in (q_BNRTK, g_BNRTK))
+        scores_BNSRT = _product("bnsk,bnrtk->bnsrt", k_BNSK[:, :, span.keys], own_BNRTK)
+        seen_BST = _seen(form, bounds, span).swapaxes(1, 2)
+        scores_BNSRT = _where(seen_BST[:, None, :, None], scores_BNSRT * form.scale, UNSEEN)
+        weights_BNSRT = jnp.exp(scores_BNSRT - most_BN1RT[..., span.queries])
+        grad_BNSRT = _product("bnsk,bnrtk->bnsrt", v_BNSK[:, :, span.keys], own_g_BNRTK)
+        grad_BNSRT = weights_BNSRT * (grad_BNSRT - along_BN1RT[..., span.queries])
+        if bounds.length_B is not None:  # a row may see nothing
+            grad_BNSRT = _where(scores_BNSRT > UNSEEN, grad_BNSRT, 0)
+        weights_BNSRT, grad_BNSRT = weights_BNSRT.astype(dtype), grad_BNSRT.astype(dtype)
+        grads_k.append(_product("bnsrt,bnrtk->bnsk", grad_BNSRT, own_BNRTK))
+        grads_v.append(_product("bnsrt,bnrtk->bnsk", weights_BNSRT, own_g_BNRTK))
+        more_BNRTK = _product("bnsrt,bnsk->bnrtk", grad_BNSRT, k_BNSK[:, :, span.keys])
+        more_BNRTK += grad_q_BNRTK[:, :, :, span.queries]
+        grad_q_BNRTK = jax.lax.dynamic_update_slice_in_dim(
+            grad_q_BNRTK, more_BNRTK, span.queries.start, axis=3
+        )
+    grad_k_BNSK, grad_v_BNSK = (jnp.concatenate(grads, axis=2) for grads in (grads_k, grads_v))
+    grads = _back(grad_q_BNRTK * form.scale), _keys(grad_k_BNSK * form.scale), _keys(grad_v_BNSK)
     return *(grad.astype(dtype) for grad in grads), None
 
 
@@ -130,23 +140,18 @@ def _back(x_BNRTK: jax.Array) -> jax.Array:
     return x_BNRTK.transpose(0, 3, 1, 2, 4).reshape(B, T, N * R, K)
 
 
-def _added(sum_BNSK: jax.Array, keys: slice, more_BNSK: jax.Array) -> jax.Array:
-    more_BNSK += sum_BNSK[:, :, keys]
-    return jax.lax.dynamic_update_slice_in_dim(sum_BNSK, more_BNSK, keys.start, axis=2)
-
-
-def _spans(form: Form, bounds: Bounds, T: int) -> list[_Span]:
+def _spans(form: Form, bounds: Bounds, T: int, by: Literal["queries", "keys"]) -> list[_Span]:
+    """All blocks of queries, each with the keys that some of it see; or of keys, with who sees."""
+    alone = bounds.prefix_B is None
+    reach = T if form.window is None or not alone else form.window - 1
     spans = []
     for start in range(0, T, BLOCK):
         stop = min(start + BLOCK, T)
-        first, last = 0, T
-        if bounds.prefix_B is None:
-            if form.causal:
-                last = stop
-            if form.window is not None:
-                first = max(0, start - form.window + 1)
-                last = min(last, stop + form.window - 1)
-        spans.append(_Span(slice(start, stop), slice(first, last)))
+        block, first, last = slice(start, stop), max(0, start - reach), min(T, stop + reach)
+        if by == "queries":
+            spans.append(_Span(block, slice(first, stop if form.causal and alone else last)))
+        else:
+            spans.append(_Span(slice(start if form.causal and alone else first, last), block))
     return spans
 
 
@@ -157,9 +162,21 @@ def _scores(
     scores_BNRTS = _product(
         "bnrtk,bnsk->bnrts", q_BNRTK[:, :, :, span.queries], k_BNSK[:, :, span.keys]
     )
+    seen_BTS = _seen(form, bounds, span)
+    return _where(seen_BTS[:, None, None], scores_BNRTS * form.scale, UNSEEN)
+
+
+def _seen(form: Form, bounds: Bounds, span: _Span) -> jax.Array:
+    """`seen`, documents included."""
     positions_BT = jnp.arange(span.queries.start, span.queries.stop)[None]
     seen_BTS = seen(form, bounds, positions_BT, jnp.arange(span.keys.start, span.keys.stop))
     if bounds.document_BT is not None:
-        document_BT = bounds.document_BT[:, span.queries]
-        seen_BTS &= document_BT[:, :, None] == bounds.document_BT[:, None, span.keys]
-    return jnp.where(seen_BTS[:, None, None], scores_BNRTS * form.scale, UNSEEN)
+        own_BT, their_BS = (bounds.document_BT[:, part] for part in span)
+        seen_BTS &= own_BT[:, :, None] == their_BS[:, None]
+    return seen_BTS
+
+
+def _where(mask: jax.Array, x: jax.Array, other: float) -> jax.Array:
+    """`jnp.where`, which is a function: where layers are compiled apart it would be as well, and
+    what is around it could not join it."""
+    return jax.lax.select(jnp.broadcast_to(mask, x.shape), x, jnp.full_like(x, other))

@@ -382,3 +382,18 @@ def test_no_kernel_of_a_cpu_reads_what_all_layers_gave():
         return max(line.count("%") for line in re.findall(r"fusion\(([^)]*)\)", text))
 
     assert most_inputs(8) <= most_inputs(4)
+
+
+@pytest.mark.parametrize("window", [None, 8])
+def test_nothing_in_a_layer_is_compiled_apart_but_the_layer(window):
+    """A function inside would be a kernel of its own: what is around it could not join it."""
+    numbers = {"vocab_size": 64, "width": 32, "heads": 2, "length": 16, "depth": 4}
+    pattern = "L" if window is None else "S"
+    config = TransformerConfig(activation="gelu", window=window, window_pattern=pattern, **numbers)
+    model = build(config, "cpu")
+    tokens_BT = jnp.zeros((2, 16), jnp.int32)
+    loss = lambda params: model.apply(params, tokens_BT).sum()  # noqa: E731
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    text = jax.jit(jax.grad(loss)).lower(params).compile().as_text()
+    called = set(re.findall(r" call\(.*to_apply=%([a-z_]+?)_?\.?\d*,", text))
+    assert "run" in called and called <= {"run", "while_computation"}
