@@ -10,6 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lmjax.models import linear
+
 
 class Norm(nn.Module):
     """LayerNorm (Ba et al. 2016), or RMSNorm (Zhang & Sennrich 2019) where it is not `centred`.
@@ -82,7 +84,7 @@ def _backward(
     return (
         (over_1 * grad_D).astype(x_D.dtype),
         None if scale_D is None else along_D.reshape(-1, width).sum(0),
-        None if bias_D is None else g32_D.reshape(-1, width).sum(0),
+        None if bias_D is None else linear.over_rows(g32_D, 1),
     )
 
 

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple, Self
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.xla_metadata import set_xla_metadata
 
 from lmjax.config import ConfigError, TransformerConfig
@@ -26,6 +25,14 @@ from lmjax.models.model import CHUNK, Params, Readout, resolve_dtype, vocabulary
 from lmjax.models.norm import Norm
 
 _GATE_CHANNELS = 12
+
+_GELU = functools.partial(nn.gelu, approximate=True)
+_ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "relu2": lambda x: jnp.square(jnp.maximum(x, 0)),
+    "gelu": _GELU,
+    "gelu_erf": functools.partial(nn.gelu, approximate=False),
+    "geglu": _GELU,
+}
 
 
 class Cache(NamedTuple):
@@ -105,14 +112,17 @@ class Block(nn.Module):
             x_BTD = norms[1](x_BTD + h_BTD)
         return x_BTD, cache
 
-    def _dense(self, width: int, name: str) -> nn.Dense:
+    def _linear(
+        self, width: int, name: str, kept: str = "product", activation: str | None = None
+    ) -> linear.Linear:
         init = _projection_init if name in ("o", "down") else _matrix_init
-        return nn.Dense(
+        return linear.Linear(
             width,
             use_bias=self.config.bias,
             dtype=self.dtype,
             kernel_init=init(self.config),
-            dot_general=linear.dot_general,
+            kept=kept,
+            activation=_ACTIVATIONS[activation] if activation else None,
             name=name,
         )
 
@@ -126,10 +136,9 @@ class Block(nn.Module):
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
         c = self.config
         heads = (*h_BTD.shape[:2], -1, c.K)
-        q_BTHK = self._dense(c.heads * c.K, "q")(h_BTD).reshape(heads)
-        k_BTNK = self._dense(c.KV * c.K, "k")(h_BTD).reshape(heads)
-        v_BTNK = self._dense(c.KV * c.K, "v")(h_BTD).reshape(heads)
-        q_BTHK, k_BTNK, v_BTNK = (checkpoint_name(x, "qkv") for x in (q_BTHK, k_BTNK, v_BTNK))
+        q_BTHK = self._linear(c.heads * c.K, "q", "qkv")(h_BTD).reshape(heads)
+        k_BTNK = self._linear(c.KV * c.K, "k", "qkv")(h_BTD).reshape(heads)
+        v_BTNK = self._linear(c.KV * c.K, "v", "qkv")(h_BTD).reshape(heads)
         if value_BTNK is not None:
             # Gates: karpathy/nanochat, of few channels, one for each key head.
             gate_CN = self.param("value_gate", nn.initializers.zeros, (_GATE_CHANNELS, c.KV))
@@ -178,25 +187,19 @@ class Block(nn.Module):
                 window=window,
                 prefix_B=context.prefix_B,
             )
-        return self._dense(c.width, "o")(mixed_BTHK.reshape(*h_BTD.shape[:2], -1)), cache
+        return self._linear(c.width, "o")(mixed_BTHK.reshape(*h_BTD.shape[:2], -1)), cache
 
     def _feed_forward(self, h_BTD: jax.Array) -> jax.Array:
         c = self.config
-        up_BTF = checkpoint_name(self._dense(c.F, "up")(h_BTD), "up")
-        if c.activation in ("swiglu", "geglu"):
-            gate_BTF = checkpoint_name(self._dense(c.F, "gate")(h_BTD), "up")
-            up_BTF *= nn.silu(gate_BTF) if c.activation == "swiglu" else _gelu(True, gate_BTF)
-        elif c.activation == "relu2":
-            up_BTF = jnp.square(nn.relu(up_BTF))
+        if c.activation == "swiglu":
+            gate_BTF = nn.silu(self._linear(c.F, "gate", "up")(h_BTD))
+            h_BTF = self._linear(c.F, "up", "up")(h_BTD) * gate_BTF
+        elif c.activation == "geglu":
+            gate_BTF = self._linear(c.F, "gate", "up", c.activation)(h_BTD)
+            h_BTF = self._linear(c.F, "up", "up")(h_BTD) * gate_BTF
         else:
-            up_BTF = _gelu(c.activation == "gelu", up_BTF)
-        return self._dense(c.width, "down")(up_BTF)
-
-
-@functools.partial(jax.checkpoint, static_argnums=0)
-def _gelu(approximate: bool, x_BTF: jax.Array) -> jax.Array:
-    """Computed again backward: each step on the way would be kept, five arrays of [B, T, F]."""
-    return nn.gelu(x_BTF, approximate=approximate)
+            h_BTF = self._linear(c.F, "up", "up", c.activation)(h_BTD)
+        return self._linear(c.width, "down")(h_BTF)
 
 
 def _drop(rate: float, x_BTD: jax.Array, key: jax.Array | None, place: int) -> jax.Array:
@@ -204,7 +207,7 @@ def _drop(rate: float, x_BTD: jax.Array, key: jax.Array | None, place: int) -> j
     if key is None or rate == 0:
         return x_BTD
     mask_BTD = jax.random.bernoulli(jax.random.fold_in(key, place), 1 - rate, x_BTD.shape)
-    return jnp.where(mask_BTD, x_BTD / (1 - rate), 0)
+    return jax.lax.select(mask_BTD, x_BTD / (1 - rate), jnp.zeros_like(x_BTD))
 
 
 def _norm(config: TransformerConfig, dtype: jnp.dtype, name: str | None = None) -> Norm:
@@ -461,11 +464,15 @@ class Transformer:
         embedding_VD = sharding.gathered(params["embedding"])
         x_BTD = embedding_VD[tokens_BT]
         if c.position == "learned":
-            x_BTD += sharding.gathered(params["positions"])[positions_BT]
+            at_BTD = sharding.gathered(params["positions"])[positions_BT]
+            x_BTD = linear.add(x_BTD, at_BTD[0]) if len(at_BTD) == 1 else x_BTD + at_BTD
         if c.position == "sinusoidal":
             x_BTD += params["position_scale"] * _sinusoids(positions_BT, c.width)
         if c.token_types:
-            x_BTD += params["token_types"][0 if types_BT is None else types_BT]
+            types_VD = params["token_types"]
+            x_BTD = (
+                linear.add(x_BTD, types_VD[0]) if types_BT is None else x_BTD + types_VD[types_BT]
+            )
         if c.embedding_norm:
             x_BTD = self._apply_norm(params, "embedding_norm", x_BTD)
         if c.smear:
@@ -481,12 +488,11 @@ class Transformer:
     @property
     def _head_transform(self) -> nn.Sequential:
         c = self.config
-        dense = nn.Dense(
+        dense = linear.Linear(
             c.width,
             use_bias=c.bias,
             dtype=self.dtype,
             kernel_init=_matrix_init(c),
-            dot_general=linear.dot_general,
         )
         activate = functools.partial(nn.gelu, approximate=c.activation == "gelu")
         return nn.Sequential([dense, activate, _norm(c, self.dtype)])
