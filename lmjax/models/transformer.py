@@ -28,6 +28,7 @@ _GATE_CHANNELS = 12
 
 _GELU = functools.partial(nn.gelu, approximate=True)
 _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    # nn.relu would be a kernel of its own where layers are compiled apart.
     "relu2": lambda x: jnp.square(jnp.maximum(x, 0)),
     "gelu": _GELU,
     "gelu_erf": functools.partial(nn.gelu, approximate=False),
@@ -191,15 +192,15 @@ class Block(nn.Module):
 
     def _feed_forward(self, h_BTD: jax.Array) -> jax.Array:
         c = self.config
-        if c.activation == "swiglu":
-            gate_BTF = nn.silu(self._linear(c.F, "gate", "up")(h_BTD))
-            h_BTF = self._linear(c.F, "up", "up")(h_BTD) * gate_BTF
-        elif c.activation == "geglu":
-            gate_BTF = self._linear(c.F, "gate", "up", c.activation)(h_BTD)
-            h_BTF = self._linear(c.F, "up", "up")(h_BTD) * gate_BTF
+        if c.activation in ("swiglu", "geglu"):
+            up_BTF = self._linear(c.F, "up", "up")(h_BTD)
+            if c.activation == "swiglu":  # computed again backward it would move more bytes
+                up_BTF *= nn.silu(self._linear(c.F, "gate", "up")(h_BTD))
+            else:
+                up_BTF *= self._linear(c.F, "gate", "up", "geglu")(h_BTD)
         else:
-            h_BTF = self._linear(c.F, "up", "up", c.activation)(h_BTD)
-        return self._linear(c.width, "down")(h_BTF)
+            up_BTF = self._linear(c.F, "up", "up", c.activation)(h_BTD)
+        return self._linear(c.width, "down")(up_BTF)
 
 
 def _drop(rate: float, x_BTD: jax.Array, key: jax.Array | None, place: int) -> jax.Array:
@@ -207,6 +208,7 @@ def _drop(rate: float, x_BTD: jax.Array, key: jax.Array | None, place: int) -> j
     if key is None or rate == 0:
         return x_BTD
     mask_BTD = jax.random.bernoulli(jax.random.fold_in(key, place), 1 - rate, x_BTD.shape)
+    # jnp.where would be a kernel of its own where layers are compiled apart.
     return jax.lax.select(mask_BTD, x_BTD / (1 - rate), jnp.zeros_like(x_BTD))
 
 
