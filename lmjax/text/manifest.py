@@ -5,10 +5,11 @@ import json
 import re
 import typing
 from dataclasses import dataclass
-from hashlib import file_digest, sha256
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
+from lmjax.text import digests
 from lmjax.text.errors import DataError
 
 FORMAT = 1
@@ -155,16 +156,11 @@ def verify(folder: Path, manifest: Manifest) -> None:
             f"{listed}: expected SHA-256 {expected.decode(errors='replace').split(' ')[0]} by "
             f"{SEAL}, found {true.decode().split()[0]}; delete the folder and prepare it again"
         )
-    for file in manifest.files:
-        path = Path(folder) / file.name
-        try:
-            with path.open("rb") as stream:
-                found = file_digest(stream, "sha256").hexdigest()
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-        if found != file.sha256:
+    expected_of = {Path(folder) / file.name: file.sha256 for file in manifest.files}
+    for path, found in digests.sha256(expected_of).items():
+        if found != expected_of[path]:
             raise DataError(
-                f"{path}: expected SHA-256 {file.sha256}, found {found}; "
+                f"{path}: expected SHA-256 {expected_of[path]}, found {found}; "
                 "delete the folder and prepare it again"
             )
 
