@@ -48,5 +48,5 @@ def get_config() -> Config:
             weight_decay=0.05,
         ),
         schedule=ScheduleConfig(warmup=0.0, cooldown=0.7),
-        evaluation=EvaluationConfig(every="250steps", max_rows=10_240),
+        evaluation=EvaluationConfig(every="500steps", max_rows=10_240),
     )
