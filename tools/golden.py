@@ -66,7 +66,7 @@ def _config(run: str, model: ModelConfig, **settings: Any) -> Config:
         text=TEXT,
         model=model,
         batch=BatchConfig(rows=4, micro_rows=2),
-        evaluation=EvaluationConfig(every=f"{KEPT}steps"),
+        evaluation=EvaluationConfig(every=f"{KEPT}steps", max_rows=None),
         checkpoint=CheckpointConfig(every=f"{KEPT}steps"),
         log=LogConfig(every=1),
         **settings,
