@@ -155,8 +155,10 @@ def save(
     first = jax.process_index() == 0
     if first:
         shutil.rmtree(side, ignore_errors=True)
-        folder.mkdir(exist_ok=True)  # without parents: a run that was removed does not come back
+        # Without parents: a run that was removed does not come back. Orbax would make them again.
+        folder.mkdir(exist_ok=True)
         side.mkdir()
+        begun = side.stat()
     processes.meet(f"checkpoint begun {final.name}")
     with _checkpointer(set(range(jax.process_count()))) as checkpointer:
         items = {"params": state.params, "rest": rest(state)}
@@ -168,6 +170,8 @@ def save(
             checkpointer.save(side / name, args=arguments)
     processes.meet(f"checkpoint written {final.name}")
     if first:
+        if not os.path.samestat(begun, side.stat()):
+            raise FileNotFoundError(f"{folder}: removed or renamed while a step was saved")
         _seal(side, final, numbers)
     processes.meet(f"checkpoint sealed {final.name}")
     return final

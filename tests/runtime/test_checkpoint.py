@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -231,6 +232,23 @@ try:
 except checkpoint.SaveError as error:
     print(error)
 """
+
+
+def test_a_run_that_is_renamed_while_it_is_saved_does_not_come_back(tmp_path, monkeypatch):
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    (run / "checkpoints").mkdir(parents=True)
+    mkdir = Path.mkdir
+
+    def mkdir_and_rename(path, *how, **said):
+        mkdir(path, *how, **said)
+        if path.name == ".saving-1" and not elsewhere.exists():
+            run.rename(elsewhere)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir_and_rename)
+    # Orbax makes all folders anew that its own lies in.
+    with pytest.raises(FileNotFoundError, match="removed or renamed while a step was saved"):
+        checkpoint.save(run / "checkpoints", jax.tree.map(np.asarray, make_state(1)), {"step": 1})
+    assert checkpoint.steps(run / "checkpoints") == []
 
 
 def test_a_full_disk_leaves_the_older_step_and_the_process_ends(tmp_path):
