@@ -1,5 +1,6 @@
 """Checkpoints come back bit for bit or not at all, and a failed save harms no other."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -234,18 +235,18 @@ except checkpoint.SaveError as error:
 """
 
 
-def test_a_run_that_is_renamed_while_it_is_saved_does_not_come_back(tmp_path, monkeypatch):
+@pytest.mark.parametrize("item", ["params", "rest"])
+def test_a_run_that_is_renamed_while_it_is_saved_does_not_come_back(tmp_path, monkeypatch, item):
     run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
     (run / "checkpoints").mkdir(parents=True)
-    mkdir = Path.mkdir
+    makedirs = os.makedirs
 
-    def mkdir_and_rename(path, *how, **said):
-        mkdir(path, *how, **said)
-        if path.name == ".saving-1" and not elsewhere.exists():
+    def rename_and_makedirs(path, *how, **said):
+        if Path(path).name.startswith(item):
             run.rename(elsewhere)
+        makedirs(path, *how, **said)  # as Orbax calls it, it makes the run's folder anew
 
-    monkeypatch.setattr(Path, "mkdir", mkdir_and_rename)
-    # Orbax makes all folders anew that its own lies in.
+    monkeypatch.setattr(os, "makedirs", rename_and_makedirs)
     with pytest.raises(FileNotFoundError, match="removed or renamed while a step was saved"):
         checkpoint.save(run / "checkpoints", jax.tree.map(np.asarray, make_state(1)), {"step": 1})
     assert checkpoint.steps(run / "checkpoints") == []
