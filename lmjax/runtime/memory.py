@@ -1,6 +1,7 @@
 """Memory: this process keeps what it freed; a run that has too little says what to do."""
 
 import ctypes
+import gc
 import os
 import resource
 from pathlib import Path
@@ -37,6 +38,15 @@ def keep() -> None:
     if start is not None:
         library.madvise(-(-start // page) * page, reserved - page, _MADV_HUGEPAGE)
         library.free(start)
+
+
+def collect_rarely() -> None:
+    """Have Python look for cycles to free a few times in a start, not hundreds of times.
+
+    What is imported and traced stays: to look at it again and again took a seventh of the time to
+    the first step (quickstart, two cores, 2026-11-28).
+    """
+    gc.set_threshold(200_000)
 
 
 class TooLarge(RuntimeError):
