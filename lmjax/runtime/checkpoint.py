@@ -33,7 +33,6 @@ logging.getLogger("absl").addFilter(lambda record: "_SignalingThread" not in str
 FORMAT = 2
 """Of what is saved and its seal. 2: the history of the newest updates, in `rest`."""
 
-
 CHUNK_BYTES, FILE_BYTES = 16 << 20, 64 << 20
 """Of an array written as one, and, about, of a file: several cores write, read and digest them."""
 
@@ -155,8 +154,7 @@ def save(
     first = jax.process_index() == 0
     if first:
         shutil.rmtree(side, ignore_errors=True)
-        # Without parents: a run that was removed does not come back. Orbax would make them again.
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(exist_ok=True)  # without parents: a run that was removed does not come back
         side.mkdir()
         begun = side.stat()
     processes.meet(f"checkpoint begun {final.name}")
@@ -170,7 +168,7 @@ def save(
             checkpointer.save(side / name, args=arguments)
     processes.meet(f"checkpoint written {final.name}")
     if first:
-        if not os.path.samestat(begun, side.stat()):
+        if not os.path.samestat(begun, side.stat()):  # Orbax made it, and the run's, anew
             raise FileNotFoundError(f"{folder}: removed or renamed while a step was saved")
         _seal(side, final, numbers)
     processes.meet(f"checkpoint sealed {final.name}")

@@ -71,6 +71,15 @@ def test_restores_bit_for_bit(two_steps):
             assert np.asarray(before).tobytes() == np.asarray(after).tobytes()
 
 
+def test_an_array_of_many_chunks_comes_back_bit_for_bit(tmp_path):
+    large = np.random.default_rng(0).integers(0, 2**32, (2_100, 4_099), np.uint32)
+    assert large.nbytes > 2 * checkpoint.CHUNK_BYTES
+    state = TrainState(np.int32(3), {"large": large}, None, spikes.none_yet())
+    saved = checkpoint.save(tmp_path, state, {"step": 3})
+    restored = checkpoint.restore(saved / "params", {"large": large})
+    np.testing.assert_array_equal(restored["large"], large)
+
+
 def test_a_flipped_bit_in_any_file_is_named(folder):
     files = [path for path in (folder / "10").rglob("*") if path.is_file()]
     assert len(files) > 4
