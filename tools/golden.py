@@ -66,6 +66,7 @@ def _config(run: str, model: ModelConfig, **settings: Any) -> Config:
         text=TEXT,
         model=model,
         batch=BatchConfig(rows=4, micro_rows=2),
+        # All rows, the default when they were made: a run goes on with the settings it began with.
         evaluation=EvaluationConfig(every=f"{KEPT}steps", max_rows=None),
         checkpoint=CheckpointConfig(every=f"{KEPT}steps"),
         log=LogConfig(every=1),

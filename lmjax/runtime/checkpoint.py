@@ -72,16 +72,10 @@ def verify(folder: Path) -> Saved:
     for name in sorted(found ^ set(expected)):
         problem = "missing" if name in expected else "not in the seal"
         raise DataError(f"{folder / name}: {problem}; this checkpoint cannot be used")
-    try:
-        actual = digests.sha256([folder / name for name in expected])
-    except DataError as error:
-        raise DataError(f"{error}; this checkpoint cannot be used") from None
-    for path, digest in actual.items():
-        if digest != expected[_name(folder, path)]:
-            raise DataError(
-                f"{path}: expected SHA-256 {expected[_name(folder, path)]}, found {digest}; "
-                "this checkpoint cannot be used"
-            )
+    digests.check(
+        {folder / name: digest for name, digest in expected.items()},
+        "this checkpoint cannot be used",
+    )
     return Saved(int(folder.name), folder, numbers(folder))
 
 
@@ -177,8 +171,8 @@ def save(
 
 def _seal(side: Path, final: Path, numbers: dict[str, Any]) -> None:
     (side / "numbers.json").write_text(json.dumps(numbers))
-    found = digests.sha256(_files(side))
-    seal = {"format": FORMAT, "files": {_name(side, path): found[path] for path in found}}
+    found = {_name(side, path): digest for path, digest in digests.sha256(_files(side)).items()}
+    seal = {"format": FORMAT, "files": found}
     (side / "seal.json").write_text(json.dumps(seal, indent=1))
     for path in [*_files(side), *(p for p in side.rglob("*") if p.is_dir()), side]:
         _force(path)

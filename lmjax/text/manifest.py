@@ -151,18 +151,13 @@ def verify(folder: Path, manifest: Manifest) -> None:
     differs. Corpora of early versions have no SEAL: their manifest is taken as it is."""
     listed, told = Path(folder) / FILE, Path(folder) / SEAL
     true = seal(listed.read_bytes())
-    if told.exists() and (expected := told.read_bytes()[: len(true) + 1]) != true:
+    if told.exists() and (sealed := told.read_bytes()[: len(true) + 1]) != true:
         raise DataError(
-            f"{listed}: expected SHA-256 {expected.decode(errors='replace').split(' ')[0]} by "
+            f"{listed}: expected SHA-256 {sealed.decode(errors='replace').split(' ')[0]} by "
             f"{SEAL}, found {true.decode().split()[0]}; delete the folder and prepare it again"
         )
-    expected_of = {Path(folder) / file.name: file.sha256 for file in manifest.files}
-    for path, found in digests.sha256(expected_of).items():
-        if found != expected_of[path]:
-            raise DataError(
-                f"{path}: expected SHA-256 {expected_of[path]}, found {found}; "
-                "delete the folder and prepare it again"
-            )
+    expected = {Path(folder) / file.name: file.sha256 for file in manifest.files}
+    digests.check(expected, "delete the folder and prepare it again")
 
 
 def _decode(kind: Any, value: Any, key: str) -> Any:
