@@ -609,7 +609,7 @@ class EvaluationConfig:
     """Rows computed at a time; the result does not depend on it."""
     max_rows: int | None = 1024
     """Read only the first rows, a fair sample, while training; none reads all. The end always reads
-    all. A row costs 0.3 of one trained on: by the defaults 2% of a run of 140,000 rows."""
+    all. A row of the quickstart costs 0.3 of one trained on: the defaults 2% of 140,000 rows."""
 
     def __post_init__(self) -> None:
         parse_quantity(self.every, "evaluation.every", ("steps", "progress"))
