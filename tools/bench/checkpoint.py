@@ -3,8 +3,9 @@
     python -m tools.bench.checkpoint --json
 
 The state is GPT-2's (124M) with Adam's moments, 1.4 GiB of random numbers. The peer is
-`numpy.savez` of the same arrays, without digests or fsync; the restore is held against reading the
-same files, both from the memory where the kernel keeps them and, dropped from there, from the disk.
+`numpy.savez` of the same arrays, without digests or fsync, and `numpy.load`; the restore is held
+against it and against reading the files of the step, from the memory where the kernel keeps them
+and, dropped from there, from the disk.
 """
 
 import collections
@@ -27,7 +28,7 @@ from rich.table import Table
 
 from lmjax.config import load_recipe
 from lmjax.learning.step import TrainState
-from lmjax.runtime import blueprint, checkpoint, console, device
+from lmjax.runtime import blueprint, checkpoint, console, device, memory
 from lmjax.text.workers import cores
 
 RECIPE = Path(__file__).parents[2] / "configs" / "gpt2.py"
@@ -52,6 +53,12 @@ def read(files: list[Path]) -> None:
         list(threads.map(one, files))
 
 
+def load(path: Path) -> list[np.ndarray]:
+    """The arrays that `numpy.savez` wrote."""
+    with np.load(path) as arrays:
+        return [arrays[name] for name in arrays.files]
+
+
 def forget(files: list[Path]) -> None:
     """Have the kernel drop its copies of files that are on the disk."""
     for path in files:
@@ -67,6 +74,7 @@ def main(
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
     """Save and restore under `folder` (none means that for temporary files), a few times."""
+    memory.keep()  # as training does
     recipe = load_recipe(RECIPE, ["--model.depth", str(depth), "--model.attention", "xla"])
     drawn = blueprint.draw(recipe.config, recipe.make_optimizer, device.platform())
     shapes = drawn.shapes[0]
@@ -96,15 +104,23 @@ def main(
                 jax.block_until_ready(checkpoint.restore(saved / "params", shapes.params))
                 jax.block_until_ready(checkpoint.restore(saved / "rest", checkpoint.rest(shapes)))
 
+            arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
+            theirs = Path(room) / "peer.npz"
+            found[peer].append(clock(functools.partial(np.savez, theirs, *arrays)))
+            with theirs.open("rb") as written:
+                os.fsync(written.fileno())  # what is not on the disk would not be dropped
+
             files = [path for path in saved.rglob("*") if path.is_file()]
-            runs: dict[str, Callable[[], None]]
-            runs = {"restored": restore, "files read": functools.partial(read, files)}
+            runs: dict[str, Callable[[], Any]] = {
+                "verified and restored": restore,
+                "verified": functools.partial(checkpoint.verify, saved),
+                "files read": functools.partial(read, files),
+                f"{peer} restored": functools.partial(load, theirs),
+            }
             for name, run in runs.items():
                 found[name].append(clock(run))
-                forget(files)
+                forget([*files, theirs])
                 found[f"{name} from disk"].append(clock(run))
-            arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
-            found[peer].append(clock(functools.partial(np.savez, Path(room) / "peer", *arrays)))
     table = Table(f"{size / 2**30:.2f} GiB", "s", "GiB/s")
     for name, seconds in found.items():
         middle = statistics.median(seconds)
