@@ -28,7 +28,7 @@ def platform() -> str:
 
 
 def compiler_options() -> dict[str, str | bool]:
-    """What XLA is told for programs that train here, beside its defaults.
+    """What XLA is told for programs that train or evaluate here, beside its defaults.
 
     Vectors of a CPU are 256 bits by default, where 512 make a step up to 6% faster (Zen 5,
     2026-11-28); a CPU that has no such vectors takes two.

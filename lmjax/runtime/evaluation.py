@@ -4,6 +4,7 @@ Shapes: B batch, T time, S = T + 1, V vocabulary.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from lmjax.data.packing import RowTable
 from lmjax.learning.objective import Objective, make
 from lmjax.models import sharding
 from lmjax.models.model import Model
+from lmjax.runtime import device
 
 
 class Result(NamedTuple):
@@ -61,7 +63,7 @@ def make_evaluator(
 
     model = model.without_dropout()
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=device.compiler_options())
     def sums(params: Any, batch: loader.Batch) -> Any:
         found = objective(model, params, batch, jax.random.key(0))
         if bytes_V is None:
