@@ -61,6 +61,10 @@ class Arguments:
 
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse_arguments(Arguments, "evaluate", __doc__, argv)
+    from lmjax.runtime import memory
+
+    memory.keep()
+    memory.collect_rarely()
     with exit_codes():
         result = evaluate(
             run=arguments.run, step=arguments.step, data=arguments.data, rows=arguments.rows

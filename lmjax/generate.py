@@ -31,6 +31,10 @@ class Arguments:
 
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse_arguments(Arguments, "generate", __doc__, argv)
+    from lmjax.runtime import memory
+
+    memory.keep()
+    memory.collect_rarely()
     with exit_codes():
         _write(arguments)
 

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from lmjax.config import load_config
 from lmjax.models.build import build
-from lmjax.runtime import console, device, measuring
+from lmjax.runtime import console, device, measuring, memory
 from lmjax.runtime.generation import generate
 
 RECIPES = Path(__file__).parents[2] / "configs"
@@ -35,6 +35,7 @@ def main(
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
     """Decode at batch 1 and 8."""
+    memory.keep()  # as the command does
     recipe = load_config(config, ["--model.attention", "xla"])
     assert recipe.model.vocab_size is not None
     model = build(recipe.model, device.platform())
