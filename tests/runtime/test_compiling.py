@@ -1,13 +1,17 @@
 """GPT-2's step as XLA compiles it for an H100 that is not there: what runs, and what it takes."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
 from lmjax.config import MeshConfig, load_config
-from lmjax.runtime import compiling, devices
+from lmjax.runtime import compiling, devices, program
+from lmjax.runtime.generation import LEAST_ROWS
 
 pytestmark = pytest.mark.skipif(
     not compiling.available(), reason=f"needs XLA's compiler for GPUs: {compiling.INSTALL}"
@@ -106,3 +110,53 @@ def test_documents_are_told_apart_by_cudnn(compiler, numbers):
         moved.append([work.bytes for work in calls])
     bias = 2 * 256 * 256  # bfloat16, a row
     assert all(more - less >= bias for less, more in zip(*moved, strict=True))
+
+
+DECODING = """
+import sys
+import jax, jax.numpy as jnp
+from jax.experimental import topologies
+from lmjax.config import load_config
+from lmjax.learning import sampling
+from lmjax.models import sharding
+from lmjax.models.build import build
+from lmjax.runtime import devices
+
+recipe, rows, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+config = load_config(recipe, ["--model.attention", "xla"])
+target = devices.target(devices.find("h100"))
+there = topologies.get_topology_desc(
+    platform="cuda", target_config=target, topology="1x1x1"
+)
+mesh = sharding.mesh(config.mesh, there.devices)
+model = build(config.model, "gpu")
+key = jax.eval_shape(lambda: jax.random.key(0))
+params = jax.eval_shape(lambda key: model.for_decoding(model.init(key)), key)
+cache = jax.eval_shape(lambda: model.init_cache(rows, 128))
+row = jax.ShapeDtypeStruct((rows,), jnp.int32)
+number = jax.ShapeDtypeStruct((), jnp.float32)
+lies = sharding.whole(mesh)
+params, tail, key, number = jax.tree.map(
+    lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=lies),
+    (params, sampling.Tail(row, row, cache), key, number),
+)
+with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+    lowered = sampling.extend.lower(
+        model, params, tail, key, count, model.V, number, None, number
+    )
+print(lowered.compile().as_text())
+"""
+
+
+def test_a_token_reads_the_weights_once():
+    """124M in bfloat16, 248 MB: the fewest rows that a GPU computes move little more."""
+    count = 16
+    asked = {"JAX_PLATFORMS": "cpu", "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1", "XLA_FLAGS": ""}
+    answer = subprocess.run(
+        [sys.executable, "-c", DECODING, str(GPT2), str(LEAST_ROWS["gpu"]), str(count)],
+        env={**os.environ, **asked},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert sum(work.times * work.bytes for work in program.works(answer.stdout)) / count < 1.2 * 248e6

@@ -7,6 +7,7 @@ import pytest
 
 from lmjax.config import TransformerConfig
 from lmjax.models.transformer import build
+from lmjax.runtime import generation
 from lmjax.runtime.generation import generate
 
 NUMBERS = {"vocab_size": 24, "length": 8, "depth": 1, "width": 16, "heads": 2}
@@ -38,6 +39,15 @@ def test_a_full_context_forgets_its_former_half_and_goes_on(params, prompt):
         expected.append(int(apply(params, padded_BT)[0, len(context) - 1, :20].argmax()))
         context.append(expected[-1])
     assert found_N.tolist() == expected
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_row_without_a_text_changes_nothing(params, temperature, monkeypatch):
+    """As a GPU has it beside a single text, past the context too."""
+    settings = {"max_tokens": 20, "temperature": temperature}
+    alone = made(params, [[3, 1, 4]], **settings)
+    monkeypatch.setitem(generation.LEAST_ROWS, "cpu", 2)
+    assert made(params, [[3, 1, 4]], **settings).tolist() == alone.tolist()
 
 
 def test_a_longer_text_begins_as_a_shorter_one(params):
