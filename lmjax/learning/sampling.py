@@ -24,35 +24,31 @@ def choose(
     logits_BV: jax.Array,
     key: jax.Array,
     vocab_size: int,
-    temperature: jax.Array,
+    temperature: jax.Array | None,
     top_k: int | None,
-    top_p: jax.Array,
+    top_p: jax.Array | None,
 ) -> jax.Array:
-    """Draw a token a row from the `top_k` likeliest whose mass reaches `top_p`.
+    """Draw a token a row from the `top_k` likeliest whose mass reaches `top_p`: int32 [B].
 
-    Temperature 0 takes the likeliest. Ids from `vocab_size` on are padding and never drawn.
+    No temperature takes the likeliest. Ids from `vocab_size` on are padding and never drawn.
+    Which way it is must be known when it is compiled: a GPU would ask the host at each token.
     """
     padding_V = jnp.arange(logits_BV.shape[-1]) >= vocab_size
     logits_BV = jnp.where(padding_V, -jnp.inf, logits_BV)
-
-    def likeliest() -> jax.Array:
-        return jnp.argmax(logits_BV, axis=-1)
-
-    def of_all() -> jax.Array:
-        return jax.random.categorical(key, logits_BV / temperature)
-
-    def of_some() -> jax.Array:
-        sorted_BV, ids_BV = jax.lax.top_k(logits_BV, min(top_k or vocab_size, vocab_size))
-        sorted_BV /= temperature
+    if temperature is None:
+        return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
+    # To sort a vocabulary takes longer than a small model does: only where it must be.
+    if top_k is None and top_p is None:
+        return jax.random.categorical(key, logits_BV / temperature).astype(jnp.int32)
+    sorted_BV, ids_BV = jax.lax.top_k(logits_BV, min(top_k or vocab_size, vocab_size))
+    sorted_BV /= temperature
+    if top_p is not None:
         mass_BV = jax.nn.softmax(sorted_BV)
         before_BV = jnp.cumsum(mass_BV, -1) - mass_BV
-        drawn_B = jax.random.categorical(key, jnp.where(before_BV < top_p, sorted_BV, -jnp.inf))
-        return jnp.take_along_axis(ids_BV, drawn_B[:, None], axis=-1)[:, 0]
-
-    # To sort a vocabulary takes longer than a small model does: only where it must be.
-    some = (top_p < 1) | (top_k is not None)
-    way = jnp.where(temperature > 0, 1 + some, 0)
-    return jax.lax.switch(way, (likeliest, of_all, of_some)).astype(jnp.int32)
+        sorted_BV = jnp.where(before_BV < top_p, sorted_BV, -jnp.inf)
+    drawn_B = jax.random.categorical(key, sorted_BV)
+    chosen_B: jax.Array = jnp.take_along_axis(ids_BV, drawn_B[:, None], axis=-1)[:, 0]
+    return chosen_B.astype(jnp.int32)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -85,12 +81,14 @@ def extend(
     key: jax.Array,
     count: int,
     vocab_size: int,
-    temperature: jax.Array,
+    temperature: jax.Array | None,
     top_k: int | None,
-    top_p: jax.Array,
+    top_p: jax.Array | None,
 ) -> tuple[Tail, jax.Array]:
-    """Generate `count` tokens a row: the new tail and tokens [B, N]. The draw at a position is a
-    function of (key, position), however the text is cut into calls."""
+    """Generate `count` tokens a row as `choose` draws them: the new tail and tokens [B, N].
+
+    The draw at a position is a function of (key, position), however the text is cut into calls.
+    """
 
     params = model.for_decoding(params)
 

@@ -94,9 +94,9 @@ def _chunks(
             key,
             count,
             vocab_size,
-            jnp.float32(temperature),
+            None if temperature == 0 else jnp.float32(temperature),
             top_k,
-            jnp.float32(top_p),
+            None if top_p == 1 else jnp.float32(top_p),
         )
         new_BN = np.asarray(tokens_BN)[: len(texts), : max_tokens - made]
         for text, new in zip(texts, new_BN.tolist(), strict=True):

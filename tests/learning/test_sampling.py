@@ -20,7 +20,7 @@ def draw(logits_BV, vocab_size, temperature, top_k, top_p, seed):
     return sampling.choose(logits_BV, key, vocab_size, temperature, top_k, top_p)
 
 
-def drawn(vocab_size=V, temperature=1.0, top_k=None, top_p=1.0, logits_V=LOGITS_V) -> np.ndarray:
+def drawn(vocab_size=V, temperature=1.0, top_k=None, top_p=None, logits_V=LOGITS_V) -> np.ndarray:
     """How often each of 20,000 rows chose each token."""
     logits_BV = np.tile(logits_V, (ROWS, 1))
     ids_B = np.asarray(draw(logits_BV, vocab_size, temperature, top_k, top_p, 0))
@@ -62,8 +62,8 @@ def test_frequencies_are_those_of_the_softmax(settings, expected):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"temperature": 0.0},
-        {"temperature": 0.0, "top_k": 3, "top_p": 0.9},
+        {"temperature": None},
+        {"temperature": None, "top_k": 3, "top_p": 0.9},
         {"temperature": 1e-9},
         {"top_k": 1},
         {"top_p": 1e-6},
@@ -74,19 +74,19 @@ def test_the_likeliest_is_taken(settings):
     assert drawn(**settings)[1] == ROWS
 
 
-def test_temperature_0_takes_the_first_of_equals():
-    assert drawn(temperature=0.0, logits_V=np.zeros(V, np.float32))[0] == ROWS
+def test_no_temperature_takes_the_first_of_equals():
+    assert drawn(temperature=None, logits_V=np.zeros(V, np.float32))[0] == ROWS
 
 
 def test_padding_is_not_drawn_even_where_it_is_likeliest():
     padded_V = np.where(np.arange(V) >= 6, 50, LOGITS_V).astype(np.float32)
-    for settings in ({}, {"temperature": 0.0}, {"top_k": 1}, {"top_p": 0.1}):
+    for settings in ({}, {"temperature": None}, {"top_k": 1}, {"top_p": 0.1}):
         assert drawn(vocab_size=6, logits_V=padded_V, **settings)[6:].sum() == 0
 
 
 def test_rows_have_their_own_logits():
     logits_BV = jnp.eye(V)[::-1]
-    assert draw(logits_BV, V, 0.0, None, 1.0, 0).tolist() == list(range(V))[::-1]
+    assert draw(logits_BV, V, None, None, None, 0).tolist() == list(range(V))[::-1]
 
 
 # ---- Texts
@@ -94,7 +94,7 @@ def test_rows_have_their_own_logits():
 PROMPTS = [[3, 1, 4], [1], [5, 9, 2, 6, 5]]
 
 
-def extended(model, params, cuts, temperature=0.0, seed=0, prompts=PROMPTS) -> np.ndarray:
+def extended(model, params, cuts, temperature=None, seed=0, prompts=PROMPTS) -> np.ndarray:
     """Tokens made from the prompts in calls of `cuts` tokens."""
     length_B = np.array(list(map(len, prompts)), np.int32)
     tokens_BT = np.zeros((len(prompts), 6), np.int32)
@@ -104,7 +104,7 @@ def extended(model, params, cuts, temperature=0.0, seed=0, prompts=PROMPTS) -> n
     made = []
     for count in cuts:
         tail, tokens_BN = sampling.extend(
-            model, params, tail, jax.random.key(seed), count, 20, temperature, None, 1.0
+            model, params, tail, jax.random.key(seed), count, 20, temperature, None, None
         )
         made.append(np.asarray(tokens_BN))
     assert (tail.last_B == made[-1][:, -1]).all()
