@@ -64,7 +64,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     from lmjax.runtime import memory
 
     memory.keep()
-    memory.collect_rarely()
     with exit_codes():
         result = evaluate(
             run=arguments.run, step=arguments.step, data=arguments.data, rows=arguments.rows

@@ -34,7 +34,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     from lmjax.runtime import memory
 
     memory.keep()
-    memory.collect_rarely()
     with exit_codes():
         _write(arguments)
 

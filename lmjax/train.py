@@ -34,7 +34,6 @@ def main(argv: Sequence[str] | None = None, since: float | None = None) -> None:
     from lmjax.runtime import memory, processes
 
     memory.keep()
-    memory.collect_rarely()
     with processes.joined(config.processes) as peers, exit_codes():
         run = Path(config.run)
         if not peers.agree(lambda: _is_done(run, config, allow_drift)):

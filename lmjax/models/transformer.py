@@ -583,7 +583,9 @@ class Transformer:
                 x_BTD = run(x_BTD, inputs, context)
             return x_BTD, None
 
-        fold = lambda a: a.reshape(turns, -1, *a.shape[1:])  # noqa: E731
+        def fold(a: jax.Array) -> jax.Array:
+            return a.reshape(turns, -1, *a.shape[1:])
+
         inputs = jax.tree.map(fold, (params["blocks"], values, jnp.arange(c.depth)))
         unroll = min(c.unroll or 24, turns)
         if not c.backout:

@@ -14,15 +14,20 @@ _MADV_HUGEPAGE = 14
 
 
 def keep() -> None:
-    """Let each step on a CPU have the memory of the step before, where the C library is glibc.
+    """Let each step on a CPU have the memory of the step before, and Python collect it rarely.
 
-    It gives large arrays back to the system otherwise: to have their pages mapped anew took a sixth
+    Where the C library is glibc, it gives large arrays back to the system otherwise: to have their pages mapped anew took a sixth
     of a step of 12M parameters (two cores, 2026-11-27). Where addresses are not limited, as many as
     half of the machine's memory has are reserved, so that Linux gives large pages to what is taken
     of them: up to 1.04 of the speed (2026-11-28). 124M parameters write 1.12 times as fast, with
     their weights in such pages (2026-11-29). To be called before there are threads: each would
     have an arena of its own, and those cannot grow so far.
+
+    Python looks for cycles to free a few times in a start, not hundreds of times: what is imported
+    and traced stays, and to look at it again and again took a seventh of the time to the first step
+    (quickstart, two cores, 2026-11-28).
     """
+    gc.set_threshold(200_000)
     library = ctypes.CDLL(None)
     if not hasattr(library, "mallopt"):
         return
@@ -39,15 +44,6 @@ def keep() -> None:
     if start is not None:
         library.madvise(-(-start // page) * page, reserved - page, _MADV_HUGEPAGE)
         library.free(start)
-
-
-def collect_rarely() -> None:
-    """Have Python look for cycles to free a few times in a start, not hundreds of times.
-
-    What is imported and traced stays: to look at it again and again took a seventh of the time to
-    the first step (quickstart, two cores, 2026-11-28).
-    """
-    gc.set_threshold(200_000)
 
 
 class TooLarge(RuntimeError):
