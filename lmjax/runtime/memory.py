@@ -16,12 +16,12 @@ _MADV_HUGEPAGE = 14
 def keep() -> None:
     """Let each step on a CPU have the memory of the step before, and Python collect it rarely.
 
-    Where the C library is glibc, it gives large arrays back to the system otherwise: to have their pages mapped anew took a sixth
-    of a step of 12M parameters (two cores, 2026-11-27). Where addresses are not limited, as many as
-    half of the machine's memory has are reserved, so that Linux gives large pages to what is taken
-    of them: up to 1.04 of the speed (2026-11-28). 124M parameters write 1.12 times as fast, with
-    their weights in such pages (2026-11-29). To be called before there are threads: each would
-    have an arena of its own, and those cannot grow so far.
+    The C library, where it is glibc, gives large arrays back to the system otherwise: to have their
+    pages mapped anew took a sixth of a step of 12M parameters (two cores, 2026-11-27). Where
+    addresses are not limited, as many as half of the machine's memory has are reserved, so that
+    Linux gives large pages to what is taken of them: up to 1.04 of the speed (2026-11-28). 124M
+    parameters write 1.12 times as fast, with their weights in such pages (2026-11-29). To be called
+    before there are threads: each would have an arena of its own, and those cannot grow so far.
 
     Python looks for cycles to free a few times in a start, not hundreds of times: what is imported
     and traced stays, and to look at it again and again took a seventh of the time to the first step
